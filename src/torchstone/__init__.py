@@ -1,0 +1,1 @@
+"""torchstone: why a network trains, why it generalises, where its error comes from, what to change."""

@@ -1,0 +1,68 @@
+"""Every exception class of the package.
+
+An error for a user's mistake is one paragraph with three parts: what was expected, what came, what to do.
+"""
+
+from __future__ import annotations
+
+
+class TorchstoneError(Exception):
+    """Base of all errors a user's input can cause.
+
+    Args:
+        expected: What would have been right, naming the argument.
+        got: What came instead.
+        fix: What to do about it.
+    """
+
+    def __init__(self, expected: str, got: str, fix: str) -> None:
+        self.expected, self.got, self.fix = expected, got, fix
+        super().__init__(f"{expected.rstrip('.;')}; got {got.rstrip('.')}. {fix}")
+
+
+class SpecimenError(TorchstoneError):
+    """The model, its data or their combination cannot be examined as given."""
+
+
+class ObjectiveError(TorchstoneError):
+    """The objective returned something that is not outputs (N, ...) or losses (N,)."""
+
+
+class BatchError(TorchstoneError):
+    """A batch whose examples cannot be counted, moved or sliced."""
+
+
+class DeterminismError(TorchstoneError):
+    """Two passes over the same thing disagree, so nothing measured on it could be trusted."""
+
+
+class SettingError(TorchstoneError):
+    """A setting of an instrument, a plan or an algorithm out of its range."""
+
+
+class MemoryBudgetError(TorchstoneError):
+    """The work does not fit the declared memory budget."""
+
+
+class TargetError(TorchstoneError):
+    """The command line's target names no specimen."""
+
+
+class OutputError(TorchstoneError):
+    """A file could not be written: folder not writable, disk full."""
+
+
+class FormatError(TorchstoneError):
+    """A saved examination that cannot be read: corrupt, or of a newer schema."""
+
+
+class NumericalError(TorchstoneError):
+    """A routine met values it cannot work with (NaN, Inf) or did not converge."""
+
+
+class NotApplicableError(Exception):
+    """Raised by an instrument whose question has no meaning for this specimen; becomes a reading, never an error."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
