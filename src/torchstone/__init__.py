@@ -1,1 +1,25 @@
 """torchstone: why a network trains, why it generalises, where its error comes from, what to change."""
+
+from torchstone._version import __version__
+from torchstone.examination import Examination
+from torchstone.examine import examine
+from torchstone.objectives import CausalLM, Classification, HuggingFace, Objective, Regression
+from torchstone.plan import Plan
+from torchstone.reading import Reading
+from torchstone.recipe import Recipe
+from torchstone.specimen import Specimen
+
+__all__ = [
+    "CausalLM",
+    "Classification",
+    "Examination",
+    "HuggingFace",
+    "Objective",
+    "Plan",
+    "Reading",
+    "Recipe",
+    "Regression",
+    "Specimen",
+    "__version__",
+    "examine",
+]

@@ -64,8 +64,8 @@ def from_plain(kind: Any, data: Any, where: str = "$") -> Any:
 
 def _from_leaf(kind: Any, data: Any, where: str) -> Any:
     if kind is float:
-        if _is_non_finite(data):
-            return _NON_FINITE[data["value"]]
+        if (special := _non_finite(data)) is not None:
+            return special
         _expect(isinstance(data, int | float) and not isinstance(data, bool), where, "a number", data)
         return float(data)
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -94,8 +94,8 @@ def _from_object(kind: Any, data: Any, where: str) -> Any:
 def _from_union(members: tuple[Any, ...], data: Any, where: str) -> Any:
     if data is None and types.NoneType in members:
         return None
-    if float in members and _is_non_finite(data):
-        return _NON_FINITE[data["value"]]
+    if float in members and (special := _non_finite(data)) is not None:
+        return special
     if isinstance(data, dict):
         named = {
             member.__name__: member for member in members if isinstance(member, type) and is_dataclass(member)
@@ -108,11 +108,15 @@ def _from_union(members: tuple[Any, ...], data: Any, where: str) -> Any:
     if any(type(data) is member for member in members):
         return data
     _expect(type(data) is int and float in members, where, f"one of {members}", data)
-    return float(data)
+    return float(str(data))
 
 
-def _is_non_finite(data: Any) -> bool:
-    return isinstance(data, dict) and data.get("type") == "float" and data.get("value") in _NON_FINITE
+def _non_finite(data: Any) -> float | None:
+    return (
+        _NON_FINITE.get(str(data.get("value")))
+        if isinstance(data, dict) and data.get("type") == "float"
+        else None
+    )
 
 
 @cache

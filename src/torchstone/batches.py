@@ -1,0 +1,142 @@
+"""Batches of any structure: count their examples, move them, take some of their rows.
+
+A batch is a tensor, or a tuple, list, named tuple, mapping (dict, Hugging Face BatchEncoding) or dataclass of batches.
+Anything else inside it (text, None, numbers) is carried along unchanged; lists of text with one entry an example are
+sliced with the tensors.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchstone.errors import BatchError
+
+Batch = Any
+
+
+def map_tensors(function: Callable[[Tensor], Any], batch: Batch) -> Batch:
+    """A batch of the same structure with `function` applied to every tensor (NumPy arrays become tensors first)."""
+    if isinstance(batch, Tensor):
+        return function(batch)
+    if isinstance(batch, np.ndarray) and batch.dtype.kind in "fiub":
+        return function(torch.as_tensor(batch))
+    return _rebuild(lambda part: map_tensors(function, part), batch)
+
+
+def _rebuild(visit: Callable[[Batch], Batch], batch: Batch) -> Batch:
+    """A container of the same kind with every part visited; anything that is no container as it is."""
+    if isinstance(batch, MutableMapping):
+        changed = copy.copy(batch)  # keeps the class: BatchEncoding, defaultdict, ...
+        for key in batch:
+            changed[key] = visit(batch[key])
+        return changed
+    if isinstance(batch, Mapping):
+        return {key: visit(value) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(visit(item) for item in batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(visit(item) for item in batch)
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        changed = copy.copy(batch)
+        for field in dataclasses.fields(batch):
+            object.__setattr__(changed, field.name, visit(getattr(batch, field.name)))
+        return changed
+    return batch
+
+
+def tensors(batch: Batch) -> Iterator[Tensor]:
+    """Every tensor in a batch, in the order of its structure."""
+    found: list[Tensor] = []
+    map_tensors(lambda tensor: found.append(tensor) or tensor, batch)
+    return iter(found)
+
+
+def size(batch: Batch) -> int:
+    """Number of examples: the leading dimension that all tensors share.
+
+    Raises:
+        BatchError: No tensor, or leading dimensions that differ.
+    """
+    lengths = [tensor.shape[0] for tensor in tensors(batch) if tensor.ndim > 0]
+    if not lengths:
+        raise BatchError(
+            "A batch must hold at least one tensor with a leading dimension of examples",
+            f"{type(batch).__name__} without one",
+            "Collate the examples into tensors, or override Objective.size().",
+        )
+    if len(set(lengths)) > 1:
+        raise BatchError(
+            "All tensors of a batch must share their leading dimension, one row per example",
+            f"leading dimensions {lengths}",
+            "Make inputs and targets of one length; for other layouts override Objective.size() and .take().",
+        )
+    return lengths[0]
+
+
+def take(batch: Batch, rows: Tensor) -> Batch:
+    """The examples `rows` (a tensor of indices) of a batch."""
+    count = size(batch)
+
+    def pick(part: Batch) -> Batch:
+        if isinstance(part, np.ndarray):
+            part = torch.as_tensor(part)
+        if isinstance(part, Tensor):
+            return part[rows.to(part.device)] if part.ndim > 0 else part
+        is_listing = type(part) in (list, tuple) and len(part) == count
+        if is_listing and all(isinstance(item, str | int | float | None) for item in part):
+            return type(part)(part[i] for i in rows.tolist())
+        return _rebuild(pick, part)
+
+    return pick(batch)
+
+
+def move(batch: Batch, device: torch.device, dtype: torch.dtype | None) -> Batch:
+    """The batch on `device`, its floating tensors as `dtype` (None keeps them). Integers keep their type."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        return tensor.to(device=device, dtype=wanted)
+
+    return map_tensors(moved, batch)
+
+
+def bytes_of(batch: Batch) -> int:
+    """Memory of a batch's tensors in bytes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors(batch))
+
+
+def same(first: Batch, second: Batch) -> bool:
+    """Whether two batches hold the same values, bit for bit (NaN equals NaN)."""
+    left, right = list(tensors(first)), list(tensors(second))
+    return len(left) == len(right) and all(same_bits(a, b) for a, b in zip(left, right, strict=True))
+
+
+def same_bits(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have the same shape, type and bits."""
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    if first.numel() == 0:
+        return True
+    view = lambda tensor: tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return bool(torch.equal(view(first), view(second)))
+
+
+def row_digests(batch: Batch) -> list[bytes]:
+    """A short digest of each example, to compare two passes over the same data in whatever order."""
+    import hashlib
+
+    columns = [tensor.detach().cpu().contiguous() for tensor in tensors(batch) if tensor.ndim > 0]
+    digests = []
+    for row in range(size(batch)):
+        digest = hashlib.blake2b(digest_size=8)
+        for column in columns:
+            digest.update(column[row].reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        digests.append(digest.digest())
+    return digests

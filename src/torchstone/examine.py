@@ -1,0 +1,180 @@
+"""Run an examination: choose instruments by plan, measure, journal, write the report."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torchstone.environment import environment, fingerprint, specimen_card
+from torchstone.errors import SettingError
+from torchstone.examination import Examination
+from torchstone.instruments.catalogue import Instrument, catalogue, make
+from torchstone.instruments.measurement import measure, settings_of
+from torchstone.journal import Journal
+from torchstone.plan import Plan
+from torchstone.progress import Progress
+from torchstone.reading import CostClass, Reading
+from torchstone.specimen import Specimen
+from torchstone.workbench import Workbench
+from torchstone.writing import make_folder, write_atomically
+
+JSON_NAME, HTML_NAME = "examination.json", "report.html"
+
+
+def examine(
+    specimen: Specimen,
+    plan: str | Plan = "standard",
+    only: Sequence[str | Instrument] | None = None,
+    skip: Sequence[str] | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+    *,
+    settings: dict[str, dict[str, Any]] | None = None,
+    fresh: bool = False,
+    progress: bool | None = None,
+    command: str = "",
+) -> Examination:
+    """Measure a network and say why it trains, why it generalises, where its error comes from and what to change.
+
+    The model is bit-identical afterwards. With `output`, finished readings are journalled there, so that calling again
+    after an interruption goes on where it stopped; the JSON and the HTML report are written at the end.
+
+    Args:
+        specimen: The network, its objective and its data.
+        plan: "quick", "standard", "deep" or a `Plan`.
+        only: Instruments to run instead of the plan's: ids, or instruments with their settings.
+        skip: Ids of instruments to leave out.
+        seed: Seed of everything random; the same seed gives the same readings on the same machine.
+        output: Folder for journal, examination.json and report.html; None writes nothing.
+        settings: Settings by instrument id, e.g. `{"hessian_trace": {"probes": 50}}`.
+        fresh: Start again even if the folder holds a journal.
+        progress: Whether to show progress; by default when standard error is a terminal.
+        command: How to run this again, for the report.
+
+    Returns:
+        All readings, with what is needed to reproduce them.
+
+    Raises:
+        TorchstoneError: The specimen, plan, settings or folder cannot be used; the message says what to do.
+        KeyboardInterrupt: Passed on after what is finished has been written.
+    """
+    chosen_plan = Plan.named(plan) if isinstance(plan, str) else plan
+    instruments = choose(chosen_plan, only, skip, settings or {})
+    if not isinstance(specimen, Specimen):
+        raise SettingError(
+            "examine() needs a Specimen", type(specimen).__name__, "Call Specimen(model, ...) first."
+        )
+    folder = Path(output) if output is not None else None
+    if folder is not None:
+        make_folder(folder)
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    with Progress(show=progress) as bar:
+        bench = Workbench.on(specimen, chosen_plan, seed)
+        journal = None
+        if folder is not None:
+            journal = Journal(folder, fingerprint(bench.specimen, chosen_plan, seed), fresh=fresh)
+        run = _Run(bench, instruments, journal, bar, clock)
+        try:
+            run.measure_all()
+        finally:
+            examination = Examination(
+                specimen=specimen_card(bench.specimen),
+                plan=chosen_plan,
+                seed=seed,
+                started=started.isoformat(timespec="seconds"),
+                seconds=round(run.seconds, 3),
+                complete=len(run.readings) == len(instruments),
+                command=command or _call(specimen, chosen_plan, only, skip, seed),
+                environment=environment(bench.specimen.device),
+                findings=bench.specimen.findings,
+                readings=run.readings,
+            )
+            if folder is not None and run.readings:
+                save(examination, folder)
+    return examination
+
+
+def choose(
+    plan: Plan,
+    only: Sequence[str | Instrument] | None,
+    skip: Sequence[str] | None,
+    settings: dict[str, dict[str, Any]],
+) -> list[Instrument]:
+    """The instruments to run: those named, else all of the plan's cost classes; never those skipped.
+
+    Raises:
+        SettingError: An unknown id or setting.
+    """
+    for identifier in (*(skip or ()), *settings):
+        make(identifier)  # refuses unknown ids
+    if only is not None:
+        made = [make(one, settings.get(one)) if isinstance(one, str) else one for one in only]
+    else:
+        ids = [name for name, kind in catalogue().items() if kind.META.cost <= plan.most_expensive]
+        made = [make(one, settings.get(one)) for one in ids]
+    kept = [instrument for instrument in made if instrument.META.id not in (skip or ())]
+    if not kept:
+        raise SettingError(
+            "At least one instrument must run", "none after only and skip", "Name fewer to skip."
+        )
+    return kept
+
+
+def save(examination: Examination, folder: Path) -> None:
+    """Write examination.json and report.html, each in one step."""
+    write_atomically(folder / JSON_NAME, examination.to_json())
+    write_atomically(folder / HTML_NAME, examination.to_html())
+
+
+@dataclass
+class _Run:
+    """The measuring loop and what it has finished."""
+
+    bench: Workbench
+    instruments: list[Instrument]
+    journal: Journal | None
+    bar: Progress
+    clock: float
+
+    def __post_init__(self) -> None:
+        self.readings: dict[str, Reading] = {}
+        self.done: list[tuple[CostClass, float]] = []
+        self.earlier = self.journal.seconds if self.journal is not None else 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier + time.perf_counter() - self.clock
+
+    def measure_all(self) -> None:
+        for position, instrument in enumerate(self.instruments):
+            meta = instrument.META
+            left = [one.META.cost for one in self.instruments[position:]]
+            self.bar.step(meta.title, self.done, left)
+            reading = self._finished_before(instrument)
+            if reading is None:
+                reading = measure(instrument, self.bench)
+                self.done.append((meta.cost, reading.cost.seconds))
+                if self.journal is not None:
+                    self.journal.add(reading, self.seconds)
+            self.readings[meta.id] = reading
+
+    def _finished_before(self, instrument: Instrument) -> Reading | None:
+        """A journalled reading of the same instrument, version and settings; errors are tried again."""
+        found = self.journal.readings.get(instrument.META.id) if self.journal is not None else None
+        if found is None or found.verdict.level == "error" or found.version != instrument.META.version:
+            return None
+        return found if replace(found, settings=settings_of(instrument)) == found else None
+
+
+def _call(
+    specimen: Specimen, plan: Plan, only: Sequence[Any] | None, skip: Sequence[str] | None, seed: int
+) -> str:
+    names = None if only is None else [one if isinstance(one, str) else one.META.id for one in only]
+    arguments = [specimen.name, f"plan={plan.name!r}"]
+    arguments += [f"only={names!r}"] if names else []
+    arguments += [f"skip={list(skip)!r}"] if skip else []
+    return f"torchstone.examine({', '.join(arguments)}, seed={seed})"

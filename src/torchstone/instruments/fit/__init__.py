@@ -1,0 +1,1 @@
+"""Where does its error come from?"""

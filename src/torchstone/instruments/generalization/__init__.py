@@ -1,0 +1,1 @@
+"""Will it hold on new data?"""

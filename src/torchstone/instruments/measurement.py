@@ -1,0 +1,94 @@
+"""Running one instrument: needs first, state protected, cost counted, failures turned into readings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchstone.errors import NotApplicableError, TorchstoneError
+from torchstone.instruments.catalogue import Instrument
+from torchstone.reading import Cost, Reading, plain_settings
+from torchstone.workbench import Workbench
+
+
+def measure(instrument: Instrument, bench: Workbench) -> Reading:
+    """The reading of an instrument: measured, not applicable with the reason, or an error with the message.
+
+    The model is in the mode to be measured while the instrument runs and restored bit for bit afterwards. Only
+    KeyboardInterrupt and the like pass through.
+    """
+    meta = instrument.META
+    missing = next((need for need in meta.needs if bench.lacks(need)), None)
+    if missing is not None:
+        return _finished(Reading.not_applicable(meta, f"needs {missing}"), instrument, bench)
+    with _counting(bench) as cost:
+        try:
+            with bench.specimen.measuring():
+                reading = instrument.measure(bench)
+        except NotApplicableError as answer:
+            return _finished(Reading.not_applicable(meta, answer.reason), instrument, bench)
+        except TorchstoneError as error:
+            reading = Reading.error(meta, str(error))
+        except Exception as error:  # noqa: BLE001 - a failing instrument is a result
+            reading = Reading.error(meta, f"{type(error).__name__}: {error}")
+    return _finished(replace(reading, cost=cost.total), instrument, bench)
+
+
+def settings_of(instrument: Instrument) -> dict[str, Any]:
+    """An instrument's settings as plain data."""
+    names = fields(instrument)  # pyright: ignore[reportArgumentType]
+    return plain_settings({field.name: getattr(instrument, field.name) for field in names})
+
+
+def _finished(reading: Reading, instrument: Instrument, bench: Workbench) -> Reading:
+    notes = reading.notes + (bench.sampling_notes if reading.measured else ())
+    return replace(reading, settings=settings_of(instrument), seed=bench.seed, notes=notes)
+
+
+@dataclass
+class _Counter:
+    total: Cost
+
+
+@contextmanager
+def _counting(bench: Workbench) -> Iterator[_Counter]:
+    counter, passes = _Counter(Cost()), bench.specimen.passes
+    forward, backward, size = passes.forward, passes.backward, bench.specimen.size("train")
+    cuda = bench.specimen.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(bench.specimen.device)
+    _reset_peak()
+    before, started = _resident_bytes("VmRSS"), time.perf_counter()
+    try:
+        yield counter
+    finally:
+        seconds = time.perf_counter() - started
+        peak = (
+            torch.cuda.max_memory_allocated(bench.specimen.device)
+            if cuda
+            else _resident_bytes("VmHWM") - before
+        )
+        counter.total = Cost(
+            seconds=round(seconds, 4),
+            forward_passes=round((passes.forward - forward) / size, 3),
+            backward_passes=round((passes.backward - backward) / size, 3),
+            peak_bytes=max(0, int(peak)),
+        )
+
+
+def _reset_peak() -> None:
+    with suppress(OSError):  # Linux only; elsewhere the peak stays unknown (0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _resident_bytes(field: str) -> int:
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
+    return 0

@@ -1,0 +1,1 @@
+"""What did it memorise, and is the data clean?"""

@@ -1,0 +1,105 @@
+"""How a network was trained, as far as its owner says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from torchstone.errors import SettingError
+
+OptimizerFactory = Callable[[Any], Optimizer]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The training recipe of a specimen. Everything is optional; instruments say what they miss.
+
+    Args:
+        optimizer: The optimiser after training (its state holds Adam's preconditioner), or a function of the
+            parameters that makes a fresh one, which is what retraining needs.
+        lr: Learning rate, where there is no live optimiser to read it from.
+        momentum: Heavy-ball coefficient, likewise.
+        batch_size: Examples in a minibatch.
+        epochs: Passes over the training set.
+        build: Makes an untrained network of the same shape, drawing from the generator it is given.
+        schedule: Makes a learning-rate scheduler for an optimiser.
+        initial_state: Parameters before training, by name, for distances from initialisation.
+        history: What was logged, one value an epoch: "train_loss", "train_error", "test_loss", "test_error",
+            "margin", "norm".
+        seed: Seed of the training run.
+        notes: Anything else worth showing in the report.
+    """
+
+    optimizer: Optimizer | OptimizerFactory | None = None
+    lr: float | None = None
+    momentum: float | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+    build: Callable[..., nn.Module] | None = None
+    schedule: Callable[[Optimizer], Any] | None = None
+    initial_state: Mapping[str, Tensor] | None = None
+    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    seed: int | None = None
+    notes: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and not self.lr > 0:
+            raise SettingError(
+                "Recipe.lr must be positive", repr(self.lr), "Pass the learning rate of the last step."
+            )
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise SettingError(
+                "Recipe.momentum must lie in [0, 1)", repr(self.momentum), "Pass the coefficient."
+            )
+        lengths = {len(series) for series in self.history.values()}
+        if len(lengths) > 1:
+            raise SettingError(
+                "Recipe.history needs one value an epoch in every series",
+                f"lengths {sorted(lengths)}",
+                "Cut them.",
+            )
+
+    @property
+    def live_optimizer(self) -> Optimizer | None:
+        """The optimiser with its state, where one was given."""
+        return self.optimizer if isinstance(self.optimizer, Optimizer) else None
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """One learning rate a parameter group; empty where unknown."""
+        if self.lr is not None:
+            return (self.lr,)
+        if self.live_optimizer is not None:
+            return tuple(float(group["lr"]) for group in self.live_optimizer.param_groups)
+        return ()
+
+    @property
+    def heavy_ball(self) -> float:
+        """Momentum coefficient: as said, else the optimiser's, else 0."""
+        if self.momentum is not None:
+            return self.momentum
+        if self.live_optimizer is not None:
+            return float(self.live_optimizer.param_groups[0].get("momentum", 0.0))
+        return 0.0
+
+    @property
+    def optimizer_name(self) -> str:
+        """Class name of the optimiser, or an empty string."""
+        return type(self.live_optimizer).__name__ if self.live_optimizer is not None else ""
+
+    def card(self) -> dict[str, str | int | float | bool | None]:
+        """What the report shows of it."""
+        known = {
+            "optimizer": self.optimizer_name or None,
+            "learning rate": self.learning_rates[0] if self.learning_rates else None,
+            "momentum": self.heavy_ball or None,
+            "batch size": self.batch_size,
+            "epochs": self.epochs,
+            "seed": self.seed,
+            **self.notes,
+        }
+        return {key: value for key, value in known.items() if value is not None}

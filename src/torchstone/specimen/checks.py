@@ -1,0 +1,124 @@
+"""What makes a specimen impossible to examine, found before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from torchstone import batches
+from torchstone.batches import Batch
+from torchstone.errors import ObjectiveError, SpecimenError
+from torchstone.objectives.base import Objective, one_per_example
+from torchstone.specimen.split import Split
+
+
+def check_model(model: nn.Module) -> None:
+    """Every parameter and buffer must be initialised, on one device and finite.
+
+    Raises:
+        SpecimenError: Naming those that are not.
+    """
+    named = [*model.named_parameters(), *model.named_buffers()]
+    if lazy := [
+        name
+        for name, tensor in named
+        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer)
+    ]:
+        raise SpecimenError(
+            "Every parameter must be initialised",
+            f"lazy {', '.join(lazy[:3])}",
+            "Run the model on one batch first.",
+        )
+    devices = sorted({str(tensor.device) for _, tensor in named})
+    if len(devices) > 1:
+        raise SpecimenError(
+            "The whole model must lie on one device",
+            ", ".join(devices),
+            "Call model.to('cpu') or model.to('cuda').",
+        )
+    # Buffers may hold infinities by design (attention masks), parameters may not.
+    broken = [name for name, tensor in model.named_parameters() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise SpecimenError(
+            "Every parameter must be finite",
+            f"NaN or infinite values in {', '.join(broken[:3])}{' and more' if len(broken) > 3 else ''}",
+            "The training run diverged: load an earlier checkpoint, lower the learning rate or clip gradients.",
+        )
+
+
+def check_split(
+    split: Split,
+    forward: Callable[[Batch], Tensor],
+    objective: Objective,
+    move: Callable[[Batch], Batch],
+) -> list[str]:
+    """The network must give finite outputs and losses on the first batch, and every batch must be usable.
+
+    Returns:
+        Findings in words.
+
+    Raises:
+        TorchstoneError: What is wrong with which part of the data.
+    """
+    original = split.first()
+    batch = move(original)
+    _check_inputs(split, batch)
+    outputs = forward(batch)
+    count = objective.size(batch)
+    if outputs.ndim == 0 or outputs.shape[0] != count:
+        raise ObjectiveError(
+            f"outputs() must return one row per example, shape ({count}, ...)",
+            f"shape {tuple(outputs.shape)}",
+            "Return the outputs before any averaging.",
+        )
+    objective.check(outputs, batch)
+    losses = one_per_example(objective.losses(outputs, batch), count)
+    for what, values in (("outputs", outputs), ("losses", losses)):
+        if not bool(values.isfinite().all()):
+            raise SpecimenError(
+                f"The network's {what} on {split.name} data must be finite",
+                f"{int((~values.isfinite()).sum())} NaN or infinite of {values.numel()}",
+                "Look for divisions, logarithms and overflow in forward(), and check the weights.",
+            )
+    _check_rest(split, outputs, objective, move)
+    return _casts(split, original, batch)
+
+
+def _check_rest(split: Split, outputs: Tensor, objective: Objective, move: Callable[[Batch], Batch]) -> None:
+    """Labels and inputs of every batch; the outputs' first row stands for a batch's scores in shape checks."""
+    seen: set[int] = set()
+    for original in split:
+        batch = move(original)
+        _check_inputs(split, batch)
+        labels = objective.labels(batch)
+        if labels is not None:
+            rows = outputs[:1].expand(labels.shape[0], *outputs.shape[1:])
+            objective.check(rows, batch)
+            seen |= set(labels.unique().tolist())
+    if split.name == "train" and len(seen) == 1:
+        raise SpecimenError(
+            "A classifier's training data must hold at least two classes",
+            f"only class {next(iter(seen))}",
+            "Check the labels and the sampler.",
+        )
+
+
+def _check_inputs(split: Split, batch: Batch) -> None:
+    for tensor in batches.tensors(batch):
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise SpecimenError(
+                f"The {split.name} data must be finite",
+                f"{int((~tensor.isfinite()).sum())} NaN or infinite values in a batch",
+                "Remove or impute those examples.",
+            )
+
+
+def _casts(split: Split, original: Batch, moved: Batch) -> list[str]:
+    changed = {
+        f"{before.dtype} to {after.dtype}".replace("torch.", "")
+        for before, after in zip(batches.tensors(original), batches.tensors(moved), strict=True)
+        if isinstance(before, Tensor) and before.dtype != after.dtype and before.dtype != torch.bool
+    }
+    return [f"{split.name} data were cast from {cast} to match the model." for cast in sorted(changed)]

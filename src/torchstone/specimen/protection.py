@@ -1,0 +1,124 @@
+"""Nothing that is measured may change: the state of a network and of the process, saved and restored bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from torchstone.batches import same_bits
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+_guarded: WeakSet[nn.Module] = WeakSet()
+
+
+@dataclass(frozen=True)
+class _ModuleState:
+    training: bool
+    registries: dict[str, dict[str, Any]]
+    hooks: dict[str, dict[Any, Any]]
+
+
+@dataclass(frozen=True)
+class _ParameterState:
+    values: Tensor
+    grad: Tensor | None
+    requires_grad: bool
+
+
+@contextlib.contextmanager
+def protect(model: nn.Module) -> Iterator[None]:
+    """Restore a model and the process's random state on leaving, also when the block raises.
+
+    Inside the block parameters have no gradient, so nothing accumulates onto the user's. Restored bit for bit:
+    parameters, buffers, gradients (the same tensors), `requires_grad`, train/eval mode of every submodule, hooks,
+    submodule, parameter and buffer registries, and the random states of torch (CPU and CUDA), NumPy and Python.
+
+    Memory: one copy of the parameters and buffers. A block inside another on the same model costs nothing.
+    """
+    if model in _guarded:
+        yield
+        return
+    modules = {module: _module_state(module) for module in model.modules()}
+    parameters = {parameter: _parameter_state(parameter) for parameter in model.parameters()}
+    buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
+    _guarded.add(model)
+    try:
+        with _random_states(), torch.random.fork_rng(devices=_cuda_devices()):
+            for parameter in parameters:
+                parameter.grad = None
+            yield
+    finally:
+        _guarded.discard(model)
+        for module, state in modules.items():
+            _restore_module(module, state)
+        for parameter, state in parameters.items():
+            parameter.requires_grad_(state.requires_grad)
+            parameter.grad = state.grad
+            _restore_values(parameter, state.values)
+        for buffer, values in buffers.items():
+            _restore_values(buffer, values)
+
+
+def _module_state(module: nn.Module) -> _ModuleState:
+    return _ModuleState(
+        module.training,
+        {name: dict(getattr(module, name)) for name in _REGISTRIES},
+        {name: dict(getattr(module, name)) for name in _HOOKS},
+    )
+
+
+def _restore_module(module: nn.Module, state: _ModuleState) -> None:
+    module.training = state.training
+    for name, saved in (state.registries | state.hooks).items():
+        current = getattr(module, name)
+        if dict(current) != saved if name in _HOOKS else not _same_entries(current, saved):
+            current.clear()
+            current.update(saved)
+
+
+def _same_entries(current: dict[str, Any], saved: dict[str, Any]) -> bool:
+    return list(current) == list(saved) and all(current[key] is saved[key] for key in saved)
+
+
+def _parameter_state(parameter: Tensor) -> _ParameterState:
+    return _ParameterState(parameter.detach().clone(), parameter.grad, parameter.requires_grad)
+
+
+def _restore_values(tensor: Tensor, values: Tensor) -> None:
+    if not same_bits(tensor, values):
+        with torch.no_grad():
+            tensor.data.copy_(values)
+
+
+@contextlib.contextmanager
+def _random_states() -> Iterator[None]:
+    numpy = sys.modules.get("numpy")
+    saved_numpy = numpy.random.get_state() if numpy is not None else None
+    saved_python = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(saved_python)
+        if numpy is not None and saved_numpy is not None:
+            numpy.random.set_state(saved_numpy)
+
+
+def _cuda_devices() -> list[int]:
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

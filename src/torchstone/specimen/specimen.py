@@ -1,0 +1,324 @@
+"""The specimen: what is examined, and the only code that loops over data, moves batches and guards state."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from torchstone import batches
+from torchstone.batches import Batch
+from torchstone.errors import SettingError, SpecimenError, TorchstoneError
+from torchstone.objectives.base import Objective, one_per_example
+from torchstone.recipe import Recipe
+from torchstone.specimen.checks import check_model, check_split
+from torchstone.specimen.determinism import check_forward, couples_examples, freeze_data
+from torchstone.specimen.protection import protect
+from torchstone.specimen.split import Split
+
+SPLITS = ("train", "test", "shifted")
+
+
+@dataclass
+class Passes:
+    """Examples sent forward and backward so far."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+class Specimen:
+    """A network, what it is trained for, and its data.
+
+    Args:
+        model: The network. It is never changed.
+        objective: `Classification()`, `Regression()`, `CausalLM()`, `HuggingFace()` or your own `Objective`.
+        train: Training data: tensors, a `Dataset`, a `DataLoader` or a re-iterable of batches (see `Split.of`).
+        test: Held-out data of the same kind; many questions need it.
+        recipe: How the network was trained.
+        shifted: Data from where the network will be used, if that differs from where it was trained.
+        name: A name for the report; by default the model's class.
+        mode: "eval" measures in evaluation mode, "as_is" in whatever mode each submodule is.
+        freeze_noise: Every forward pass draws the same noise, for networks that are random by design.
+        batch_size: Examples a batch, where the data are not already in batches.
+
+    Raises:
+        SpecimenError: Something of the above is of the wrong kind or empty.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        train: Any,
+        test: Any = None,
+        recipe: Recipe | None = None,
+        *,
+        shifted: Any = None,
+        name: str = "",
+        mode: Literal["eval", "as_is"] = "eval",
+        freeze_noise: bool = False,
+        batch_size: int = 256,
+    ) -> None:
+        _check_kinds(model, objective, recipe, mode, batch_size)
+        self.model, self.recipe = model, recipe
+        self.objective = objective.bind(model)
+        self.name = name or type(model).__name__
+        self.mode, self.freeze_noise, self.batch_size = mode, freeze_noise, batch_size
+        given = {"train": train, "test": test, "shifted": shifted}
+        self.splits = {
+            key: Split.of(key, data, self.objective, batch_size)
+            for key, data in given.items()
+            if data is not None
+        }
+        if "train" not in self.splits:
+            raise SpecimenError("A specimen needs training data", "None", "Pass train=(inputs, targets).")
+        self.findings: tuple[str, ...] = ()
+        self.coupled = False
+        self.passes = Passes()
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Parameters that require a gradient, by name; shared ones once."""
+        return {
+            name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad
+        }
+
+    @functools.cached_property
+    def device(self) -> torch.device:
+        """Where the model lies; CPU where it holds no tensor."""
+        return next((tensor.device for tensor in self._tensors()), torch.device("cpu"))
+
+    @functools.cached_property
+    def dtype(self) -> torch.dtype | None:
+        """The floating type of the model's parameters (the data's own where it has none)."""
+        return next((tensor.dtype for tensor in self._tensors() if tensor.is_floating_point()), None)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield from self.model.parameters()
+        yield from self.model.buffers()
+
+    def has(self, split: str) -> bool:
+        """Whether that part of the data was given."""
+        return split in self.splits
+
+    def split(self, name: str) -> Split:
+        """A part of the data.
+
+        Raises:
+            SpecimenError: It was not given.
+        """
+        if name not in self.splits:
+            raise SpecimenError(
+                f"This needs {name} data", f"only {', '.join(self.splits)}", f"Pass {name}=..."
+            )
+        return self.splits[name]
+
+    def size(self, split: str = "train") -> int:
+        """Number of examples."""
+        return self.split(split).size
+
+    # -- loops over data -------------------------------------------------------------------------------------------
+
+    def batches(self, split: str = "train") -> Iterator[Batch]:
+        """The batches of a split in their fixed order, on the model's device, floats in the model's type."""
+        for batch in self.split(split):
+            yield batches.move(batch, self.device, self.dtype)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Outputs of the network on a batch, shape (N, ...). Call it inside `measuring()`."""
+        self.passes.forward += self.objective.size(batch)
+        if self.freeze_noise:
+            torch.random.set_rng_state(torch.Generator().manual_seed(0).get_state())
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(torch.Generator(self.device).manual_seed(0).get_state(), self.device)
+        return self.objective.outputs(self.model, batch)
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """One loss per example, shape (N,); checked."""
+        return one_per_example(self.objective.losses(outputs, batch), self.objective.size(batch))
+
+    def grad(self, value: Tensor, inputs: Any, batch: Batch, **options: Any) -> tuple[Tensor, ...]:
+        """`torch.autograd.grad` of a scalar over a batch, counted as one backward pass; unused inputs give zeros."""
+        self.passes.backward += self.objective.size(batch)
+        return torch.autograd.grad(value, inputs, materialize_grads=True, **options)
+
+    def sum_over(self, function: Callable[[Batch], Any], split: str = "train") -> Any:
+        """Sum of `function(batch)` over the batches of a split, accumulated in float64.
+
+        Args:
+            function: Returns a tensor, or a tuple of tensors, already summed over the batch's examples.
+            split: Part of the data.
+
+        Returns:
+            Float64 tensors like those of `function`, on the model's device.
+        """
+        total: tuple[Tensor, ...] | None = None
+        single = False
+        with self.measuring():
+            for batch in self.batches(split):
+                result = function(batch)
+                single = isinstance(result, Tensor)
+                parts = tuple(part.detach().double() for part in ((result,) if single else result))
+                total = (
+                    parts if total is None else tuple(a.add_(b) for a, b in zip(total, parts, strict=True))
+                )
+        assert total is not None  # splits are never empty
+        return total[0] if single else total
+
+    def mean_over(self, function: Callable[[Batch], Any], split: str = "train") -> Any:
+        """`sum_over` divided by the number of examples, so that a ragged last batch weighs what it should."""
+        total, size = self.sum_over(function, split), self.size(split)
+        return total / size if isinstance(total, Tensor) else tuple(part / size for part in total)
+
+    def map_over(self, function: Callable[[Batch], Tensor], split: str = "train") -> Tensor:
+        """Rows of `function(batch)`, shape (N_batch, ...), of all batches together, on the CPU."""
+        with self.measuring():
+            rows = [function(batch).detach().cpu() for batch in self.batches(split)]
+        return torch.cat(rows)
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Inside, the model is in the mode to be measured; on leaving it is as it was, bit for bit."""
+        with protect(self.model):
+            if self.mode == "eval":
+                self.model.eval()
+            yield
+
+    # -- what follows from outputs and losses ----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def example_losses(self, split: str = "train") -> Tensor:
+        """Loss of every example, float64 (N,), in the data's order. Cost: one forward pass."""
+        return self.map_over(lambda batch: self.losses(self.forward(batch), batch).double(), split)
+
+    def risk(self, split: str = "train") -> float:
+        """Empirical risk: the mean loss over a split, in float64, whatever the batch size."""
+        return float(self.example_losses(split).mean())
+
+    def gradient(self, split: str = "train") -> dict[str, Tensor]:
+        """Gradient of the empirical risk in the trainable parameters, float64. Cost: one forward and backward pass."""
+        parameters = self.trainable
+
+        def of_batch(batch: Batch) -> tuple[Tensor, ...]:
+            with torch.enable_grad():
+                total = self.losses(self.forward(batch), batch).sum()
+                return self.grad(total, tuple(parameters.values()), batch)
+
+        if not parameters:
+            return {}
+        return dict(zip(parameters, self.mean_over(of_batch, split), strict=True))
+
+    # -- getting ready ---------------------------------------------------------------------------------------------
+
+    def prepared(
+        self, *, memory_bytes: int = 2**30, examples: dict[str, int | None] | None = None, seed: int = 0
+    ) -> Self:
+        """The same specimen, checked and made deterministic.
+
+        Stores the data where they fit the memory budget, draws at most `examples[split]` of each part, measures twice,
+        and says in `findings` what was noticed. The model is shared, not copied.
+
+        Raises:
+            TorchstoneError: The specimen cannot be examined; the message says what to do.
+        """
+        ready = copy.copy(self)
+        ready.passes, ready.splits, findings = Passes(), {}, list(self.findings)
+        check_model(self.model)
+        for position, (name, split) in enumerate(self.splits.items()):
+            cap = (examples or {}).get(name)
+            if cap is None and name == "shifted":
+                cap = (examples or {}).get("test")
+            generator = torch.Generator().manual_seed(seed * len(SPLITS) + position)
+            ready.splits[name], found = freeze_data(split, memory_bytes // len(self.splits), cap, generator)
+            findings += found
+        with ready.measuring(), torch.no_grad():
+            for name in ready.splits:
+                findings += check_split(
+                    ready.splits[name], ready.forward_checked, ready.objective, ready._moved
+                )
+            first = ready._moved(ready.splits["train"].first())
+            check_forward(ready.forward, ready.model, first)
+            count = ready.objective.size(first)
+            ready.coupled = couples_examples(ready.forward, ready.objective.take, first, count)
+        if ready.coupled:
+            findings.append(
+                "An example's output depends on the rest of its batch (batch statistics in training mode?); "
+                "questions about single examples are not asked."
+            )
+        ready.findings = tuple(findings)
+        ready.passes = Passes()
+        return ready
+
+    def forward_checked(self, batch: Batch) -> Tensor:
+        """Outputs on a batch; what the user's model raises becomes an error that says where it came from."""
+        try:
+            return self.forward(batch)
+        except TorchstoneError:
+            raise
+        except Exception as error:
+            raise SpecimenError(
+                f"The model must run on a batch of its data (mode {self.mode!r}, {self.device}, {self.dtype})",
+                f"{type(error).__name__} from forward(): {str(error).splitlines()[0] if str(error) else 'no message'}",
+                "Check shapes and types of the data, or pass call=lambda model, batch: ... to the objective.",
+            ) from error
+
+    def _moved(self, batch: Batch) -> Batch:
+        return batches.move(batch, self.device, self.dtype)
+
+    def to(self, device: str | torch.device) -> Self:
+        """A specimen whose model is a copy on another device; the given model stays where it is.
+
+        Raises:
+            SettingError: No such device.
+        """
+        try:
+            target = torch.device(device)
+            torch.empty(0, device=target)
+        except (RuntimeError, AssertionError) as error:
+            raise SettingError(
+                "device must be one that PyTorch can use here",
+                f"{device!r} ({str(error).splitlines()[0]})",
+                "Use --device cpu, or install a PyTorch build for that device.",
+            ) from None
+        if target == self.device:
+            return self
+        moved = copy.copy(self)
+        moved.model = copy.deepcopy(self.model).to(target)
+        for cached in ("trainable", "device", "dtype"):
+            moved.__dict__.pop(cached, None)
+        moved.passes = Passes()
+        return moved
+
+
+def _check_kinds(model: Any, objective: Any, recipe: Any, mode: str, batch_size: int) -> None:
+    if not isinstance(model, nn.Module):
+        raise SpecimenError(
+            "model must be a torch.nn.Module", type(model).__name__, "Wrap the function in a module."
+        )
+    if not isinstance(objective, Objective):
+        raise SpecimenError(
+            "objective must be an Objective",
+            type(objective).__name__
+            if not isinstance(objective, type)
+            else f"the class {objective.__name__}",
+            "Pass Classification(), Regression(), CausalLM(), HuggingFace() or your own subclass of Objective.",
+        )
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise SpecimenError(
+            "recipe must be a Recipe", type(recipe).__name__, "Pass Recipe(optimizer=..., ...)."
+        )
+    if mode not in ("eval", "as_is"):
+        raise SettingError(
+            "mode must be 'eval' or 'as_is'", repr(mode), "Use 'eval' unless you know why not."
+        )
+    if batch_size < 1:
+        raise SettingError("batch_size must be at least 1", str(batch_size), "Use 256.")

@@ -1,0 +1,172 @@
+"""The workbench: one specimen, prepared, with everything that several instruments share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchstone.errors import NotApplicableError
+from torchstone.plan import Plan
+from torchstone.reading import Need
+from torchstone.specimen import Specimen
+from torchstone.workbench.features import layer_features
+from torchstone.workbench.memory import Memory
+
+FEATURE_WIDTH = 4096
+
+
+class Workbench:
+    """What instruments measure on.
+
+    Results that several instruments need (outputs, losses, features, gradients, eigenpairs) are memoised by their
+    settings under the plan's memory budget; an evicted one is computed again, with the same bits.
+
+    Args:
+        specimen: A prepared specimen (`Specimen.prepared`).
+        plan: How thorough to be.
+        seed: Seed of everything random.
+    """
+
+    def __init__(self, specimen: Specimen, plan: Plan, seed: int = 0) -> None:
+        self.specimen, self.plan, self.seed = specimen, plan, seed
+        self._memory = Memory(plan.memory_bytes)
+
+    @classmethod
+    def on(cls, specimen: Specimen, plan: Plan | str = "standard", seed: int = 0) -> Workbench:
+        """Prepare a specimen by a plan and put it on a bench."""
+        chosen = Plan.named(plan) if isinstance(plan, str) else plan
+        examples = {"train": chosen.train_examples, "test": chosen.test_examples}
+        ready = specimen.prepared(memory_bytes=chosen.memory_bytes, examples=examples, seed=seed)
+        return cls(ready, chosen, seed)
+
+    def generator(self, name: str) -> torch.Generator:
+        """A CPU generator of its own for each name, so that instruments do not depend on each other's order."""
+        digest = hashlib.blake2b(f"{self.seed}:{name}".encode(), digest_size=7).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+    def memo(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """The result under `key`, made once; for work that several instruments share. Treat it as read-only."""
+        return self._memory.get(key, make)
+
+    # -- needs -----------------------------------------------------------------------------------------------------
+
+    def lacks(self, need: Need) -> bool:
+        """Whether the specimen misses what an instrument needs."""
+        specimen = self.specimen
+        match need:
+            case Need.TRAIN:
+                return False
+            case Need.TEST:
+                return not specimen.has("test")
+            case Need.PARAMETERS:
+                return not specimen.trainable
+            case Need.LEARNING_RATE:
+                return specimen.recipe is None or not specimen.recipe.learning_rates
+            case Need.RETRAINING:
+                return specimen.recipe is None or specimen.recipe.build is None
+            case Need.INDEPENDENT_EXAMPLES:
+                return specimen.coupled
+            case Need.LABELS:
+                return self.memo(
+                    ("lacks", need), lambda: specimen.objective.labels(self._first_batch()) is None
+                )
+            case Need.FLOAT_INPUTS:
+                return self.memo(
+                    ("lacks", need), lambda: specimen.objective.inputs(self._first_batch()) is None
+                )
+            case Need.SCORES:
+                return self.memo(
+                    ("lacks", need), lambda: specimen.objective.scores(self._first_outputs()) is None
+                )
+
+    def _first_batch(self) -> Any:
+        return next(self.specimen.batches("train"))
+
+    @torch.no_grad()
+    def _first_outputs(self) -> Tensor:
+        with self.specimen.measuring():
+            return self.specimen.forward(self._first_batch())
+
+    # -- shared results --------------------------------------------------------------------------------------------
+
+    def outputs(self, split: str = "train") -> Tensor:
+        """Outputs of every example, shape (N, ...), on the CPU. One forward pass."""
+
+        def make() -> Tensor:
+            with torch.no_grad():
+                return self.specimen.map_over(self.specimen.forward, split)
+
+        return self.memo(("outputs", split), make)
+
+    def losses(self, split: str = "train") -> Tensor:
+        """Loss of every example, float64 (N,). One forward pass."""
+        return self.memo(("losses", split), lambda: self.specimen.example_losses(split))
+
+    def scores(self, split: str = "train") -> Tensor:
+        """Class scores of every example in float64, shape (N, C).
+
+        Raises:
+            NotApplicableError: The task has no class scores.
+        """
+        scores = self.specimen.objective.scores(self.outputs(split))
+        if scores is None:
+            raise NotApplicableError(f"needs {Need.SCORES}")
+        return scores.double()
+
+    def labels(self, split: str = "train") -> Tensor:
+        """Class label of every example, shape (N,).
+
+        Raises:
+            NotApplicableError: The task has none.
+        """
+
+        def of_batch(batch: Any) -> Tensor:
+            labels = self.specimen.objective.labels(batch)
+            if labels is None:
+                raise NotApplicableError(f"needs {Need.LABELS}")
+            return labels
+
+        return self.memo(("labels", split), lambda: self.specimen.map_over(of_batch, split))
+
+    def errors(self, split: str = "train") -> Tensor:
+        """Which examples are misclassified, bool (N,); ties count as errors only where argmax picks another class."""
+        return self.scores(split).argmax(1) != self.labels(split)
+
+    def inputs(self, split: str = "train") -> Tensor:
+        """The continuous inputs of every example, flattened to (N, d), float32 on the CPU.
+
+        Raises:
+            NotApplicableError: Inputs are not continuous, or of varying shape.
+        """
+
+        def of_batch(batch: Any) -> Tensor:
+            inputs = self.specimen.objective.inputs(batch)
+            if inputs is None:
+                raise NotApplicableError(f"needs {Need.FLOAT_INPUTS}")
+            return inputs.reshape(inputs.shape[0], -1).float()
+
+        return self.memo(("inputs", split), lambda: self.specimen.map_over(of_batch, split))
+
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example's continuous input."""
+        inputs = self.specimen.objective.inputs(self._first_batch())
+        if inputs is None:
+            raise NotApplicableError(f"needs {Need.FLOAT_INPUTS}")
+        return tuple(inputs.shape[1:])
+
+    def features(self, split: str = "train", width: int = FEATURE_WIDTH) -> dict[str, Tensor]:
+        """Outputs of up to 24 layers by name in order of execution, each float32 (N, d). One forward pass."""
+        return self.memo(("features", split, width), lambda: layer_features(self.specimen, split, width))
+
+    def gradient(self) -> dict[str, Tensor]:
+        """Gradient of the empirical risk by parameter name, float64. One forward and backward pass."""
+        return self.memo(("gradient",), self.specimen.gradient)
+
+    @property
+    def sampling_notes(self) -> tuple[str, ...]:
+        """What a reader must know of subsampling."""
+        return tuple(split.note for split in self.specimen.splits.values() if split.note)

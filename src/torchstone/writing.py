@@ -1,0 +1,69 @@
+"""Files that are never half-written: replaced atomically, or appended a whole line at a time."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from torchstone.errors import OutputError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's contents in one step; on failure the old contents stay.
+
+    Raises:
+        OutputError: The folder is not writable, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise _cannot_write(path, error) from None
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and wait until it is on disk; on failure the file keeps only whole lines.
+
+    Raises:
+        OutputError: The folder is not writable, or the disk is full.
+    """
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(line.encode("utf-8") + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise _cannot_write(path, error) from None
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and prove that it can be written to.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{path} must be writable",
+        error.strerror or type(error).__name__,
+        "Free space or choose another folder with --output; what was finished before is kept and will be resumed.",
+    )
