@@ -2,7 +2,7 @@
 
 from torchstone._version import __version__
 from torchstone.examination import Examination
-from torchstone.examine import examine
+from torchstone.examining import examine
 from torchstone.objectives import CausalLM, Classification, HuggingFace, Objective, Regression
 from torchstone.plan import Plan
 from torchstone.reading import Reading
