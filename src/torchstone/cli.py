@@ -1,0 +1,290 @@
+"""The command line: parse, call, print. Nothing else."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from torchstone.errors import SettingError, TorchstoneError
+
+app = typer.Typer(
+    help="Why does your PyTorch network train, why does it generalise, where does its error come from, what to change?",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+atlas = typer.Typer(help="The theory, runnable: claims checked against closed forms.", no_args_is_help=True)
+app.add_typer(atlas, name="atlas")
+
+
+class PlanName(StrEnum):
+    """How thorough."""
+
+    QUICK = "quick"
+    STANDARD = "standard"
+    DEEP = "deep"
+
+
+class Format(StrEnum):
+    """How to write a report."""
+
+    HTML = "html"
+    MARKDOWN = "md"
+    TEXT = "text"
+
+
+class ScaleName(StrEnum):
+    """How large a claim's experiment is."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+torchstone examine digits --plan quick
+
+torchstone examine digits --with label_noise=0.05
+
+torchstone examine my_project.py:specimen --only margins --only hessian_trace
+
+torchstone examine my_package.models:specimen --device cuda --output reports/run-7 --open
+"""
+
+
+@app.command(epilog=EXAMPLES)
+def examine(
+    target: Annotated[
+        str, typer.Argument(help="A built-in specimen, file.py:function or package.module:function.")
+    ] = "digits",
+    plan: Annotated[PlanName, typer.Option(help="How thorough: seconds, a minute, or with retraining.")] = (
+        PlanName.STANDARD
+    ),
+    only: Annotated[list[str], typer.Option(help="Run only this instrument (repeatable).")] = [],  # noqa: B006
+    skip: Annotated[list[str], typer.Option(help="Leave this instrument out (repeatable).")] = [],  # noqa: B006
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the report; by default torchstone-reports/TARGET.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: Annotated[str | None, typer.Option(help="Measure on this device, e.g. cuda.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Memory to keep data and shared results in, e.g. 512MiB.")
+    ] = None,
+    options: Annotated[
+        list[str], typer.Option("--with", help="Option of the target's function, name=value (repeatable).")
+    ] = [],  # noqa: B006
+    settings: Annotated[
+        list[str], typer.Option("--set", help="Setting of an instrument, id.name=value (repeatable).")
+    ] = [],  # noqa: B006
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start again instead of resuming.")] = False,
+    open_report: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+) -> None:
+    """Measure a network and write an offline report: what is wrong, with what evidence, and what to change."""
+    from rich.console import Console
+
+    from torchstone.examining import HTML_NAME
+    from torchstone.examining import examine as run
+    from torchstone.plan import Plan, parse_bytes
+    from torchstone.report.terminal import render
+    from torchstone.specimens.target import load_target, parse_options
+
+    chosen = Plan.named(plan, parse_bytes(budget) if budget is not None else None)
+    changed = _settings(settings)
+    folder = output if output is not None else Path("torchstone-reports") / _folder_name(target)
+    notes = Console(stderr=True)
+    if target.isidentifier() or "-" in target:
+        notes.print(f"[dim]Preparing {target} (built-in specimens are trained on the spot) …[/dim]")
+    specimen = load_target(target, parse_options(options), seed)
+    specimen = specimen.to(device) if device is not None else specimen
+    try:
+        examination = run(
+            specimen,
+            chosen,
+            only or None,
+            skip or None,
+            seed,
+            folder,
+            settings=changed,
+            fresh=fresh,
+            command=_command(sys.argv),
+        )
+    except KeyboardInterrupt:
+        notes.print(f"\nInterrupted. What was finished is in {folder}; the same command resumes there.")
+        raise typer.Exit(130) from None
+    report = folder / HTML_NAME
+    render(examination, Console(), report_path=report)
+    if open_report:
+        import webbrowser
+
+        webbrowser.open(report.absolute().as_uri())
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(help="An examination.json.")],
+    form: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.HTML,
+    output: Annotated[
+        Path | None, typer.Option(help="Where to; HTML goes beside FILE, the others to standard output.")
+    ] = None,
+) -> None:
+    """Write the report of a saved examination again, as HTML, Markdown or text."""
+    from torchstone.examination import Examination
+    from torchstone.writing import write_atomically
+
+    examination = Examination.load(file)
+    makers = {
+        Format.HTML: examination.to_html,
+        Format.MARKDOWN: examination.to_markdown,
+        Format.TEXT: examination.to_text,
+    }
+    text = makers[form]()
+    place = file.with_name("report.html") if output is None and form is Format.HTML else output
+    if place is None:
+        typer.echo(text)
+    else:
+        write_atomically(place, text)
+        typer.echo(f"Wrote {place}")
+
+
+@app.command()
+def instruments(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """List the instruments: what each asks, what it costs and needs."""
+    from torchstone.instruments.catalogue import catalogue
+    from torchstone.serialise import to_plain
+
+    metas = [kind.META for kind in catalogue().values()]
+    if as_json:
+        typer.echo(json.dumps([to_plain(meta) for meta in metas], indent=1))
+        return
+    rows = [(meta.id, meta.question.value, meta.cost.name.lower(), meta.asks) for meta in metas]
+    _print_table(("instrument", "question", "cost", "asks"), rows)
+
+
+@app.command()
+def specimens() -> None:
+    """List the built-in specimens."""
+    from torchstone.specimens.catalogue import built_in
+
+    _print_table(("specimen", "what it is"), [(one.name, one.about) for one in built_in().values()])
+
+
+@atlas.command("list")
+def list_claims() -> None:
+    """List the claims of the atlas."""
+    from torchstone.atlas.catalogue import claims
+
+    rows = [(claim.id, claim.theme, claim.statement) for claim in claims().values()]
+    _print_table(("claim", "theme", "statement"), rows)
+
+
+@atlas.command("run", epilog="[bold]Example[/bold]: torchstone atlas run double_descent --scale full")
+def run_claims(
+    ids: Annotated[list[str] | None, typer.Argument(help="Claims to run; all by default.")] = None,
+    scale: Annotated[ScaleName, typer.Option(help="Seconds or minutes.")] = ScaleName.QUICK,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Run claims and compare what is measured with what theory expects; exit code 1 when one is refuted."""
+    from rich.console import Console
+
+    from torchstone.atlas.catalogue import claims
+    from torchstone.atlas.claim import Scale
+    from torchstone.atlas.run import run
+    from torchstone.atlas.words import show
+    from torchstone.serialise import to_plain
+
+    results = []
+    for identifier in ids or list(claims()):
+        result = run(identifier, Scale(scale.value), seed)
+        results.append(result)
+        if not as_json:
+            Console().print(show(result))
+    if as_json:
+        typer.echo(json.dumps([to_plain(result) for result in results], indent=1, allow_nan=False))
+    if not all(result.evidence.holds for result in results):
+        raise typer.Exit(1)
+
+
+@atlas.command("index")
+def theory_index(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Print the theory index: what is done, where it lives, and the coverage of each theme."""
+    from rich.console import Console
+
+    from torchstone.atlas.index import entries, to_json
+    from torchstone.atlas.words import show_index
+
+    if as_json:
+        typer.echo(to_json())
+    else:
+        Console().print(show_index(entries()))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from torchstone._version import __version__
+
+    typer.echo(__version__)
+
+
+def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
+    """`{"hessian_trace": {"probes": 50}}` out of "hessian_trace.probes=50"."""
+    from torchstone.specimens.target import parse_options
+
+    changed: dict[str, dict[str, Any]] = {}
+    for path, value in parse_options(pairs).items():
+        instrument, dot, name = path.partition(".")
+        if not dot:
+            raise SettingError(
+                "--set is written instrument.setting=value", path, "e.g. --set margins.confidence=0.9."
+            )
+        changed.setdefault(instrument, {})[name] = value
+    return changed
+
+
+def _folder_name(target: str) -> str:
+    kept = "".join(character if character.isalnum() or character in "-_." else "-" for character in target)
+    return kept.strip("-.") or "specimen"
+
+
+def _command(arguments: list[str]) -> str:
+    return shlex.join(["torchstone", *arguments[1:]])
+
+
+def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for position, column in enumerate(columns):
+        table.add_column(column, no_wrap=position == 0)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one paragraph and exit code 2."""
+    try:
+        app()
+    except TorchstoneError as error:
+        from rich.console import Console
+
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {_escaped(str(error))}", soft_wrap=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
