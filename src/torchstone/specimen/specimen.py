@@ -188,7 +188,12 @@ class Specimen:
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
         """Inside, the model is in the mode to be measured; on leaving it is as it was, bit for bit."""
-        with protect(self.model):
+        # cuDNN's recurrent kernels have no backward pass in eval mode.
+        recurrent = self.device.type == "cuda" and any(
+            isinstance(m, nn.RNNBase) for m in self.model.modules()
+        )
+        kernels = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()
+        with protect(self.model), kernels:
             if self.mode == "eval":
                 self.model.eval()
             yield

@@ -1,0 +1,1 @@
+"""Initialisers, and what theory says of them."""
