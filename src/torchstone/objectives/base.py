@@ -49,6 +49,10 @@ class Objective(ABC):
         """The examples `rows` of a batch."""
         return batches.take(batch, rows)
 
+    def target(self, batch: Batch) -> Tensor | None:
+        """What the outputs are compared with, one row per example, or None where there is no such tensor."""
+        return None
+
     def labels(self, batch: Batch) -> Tensor | None:
         """One class label per example, shape (N,), or None where there is none."""
         return None
@@ -89,7 +93,7 @@ class Supervised(Objective):
         target: str | int | Callable[[Batch], Tensor] | None = None,
         output: Callable[[Any], Tensor] | None = None,
     ) -> None:
-        self._call, self._target, self._output = call, target, output
+        self._call, self._find_target, self._output = call, target, output
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model's outputs as one tensor (N, ...)."""
@@ -104,9 +108,9 @@ class Supervised(Objective):
         Raises:
             BatchError: The batch has no target where one is expected.
         """
-        if callable(self._target):
-            return self._target(batch)
-        key = self._target if self._target is not None else _target_key(batch)
+        if callable(self._find_target):
+            return self._find_target(batch)
+        key = self._find_target if self._find_target is not None else _target_key(batch)
         try:
             found = _entries(batch)[key] if isinstance(key, str) else batch[key]
         except (KeyError, IndexError, TypeError):

@@ -84,6 +84,10 @@ class HuggingFace(Objective):
             return (outputs - labels.reshape(outputs.shape)).square().reshape(len(outputs), -1).mean(1)
         return F.cross_entropy(outputs, labels.long(), reduction="none", ignore_index=self.ignore_index)
 
+    def target(self, batch: Batch) -> Tensor | None:
+        """The labels, whatever they are."""
+        return self._labels(batch)
+
     def labels(self, batch: Batch) -> Tensor | None:
         """Class labels (N,) of a sequence classifier."""
         return self._labels(batch).long() if self.kind == "sequence" else None

@@ -1,0 +1,320 @@
+"""Where does the error come from: the data, the fit, the sample, or the shift?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from torchstone.bounds.bayes_error import (
+    NeighbourError,
+    cover_hart_bracket,
+    nearest_neighbour_error,
+    tightest_bracket,
+)
+from torchstone.bounds.budget import Budget, Estimate, budget
+from torchstone.bounds.mean import mean_interval
+from torchstone.bounds.noise_variance import noise_variance
+from torchstone.bounds.proportion import clopper_pearson
+from torchstone.details import Scalar, Scalars, Table
+from torchstone.errors import NotApplicableError, SettingError
+from torchstone.instruments.settings import require_between
+from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Remedy, Uncertainty, Verdict
+from torchstone.workbench import Workbench
+
+# Shares of the trivial classifier's error (always the most frequent class) that the avoidable error may take.
+POOR_SHARE = 0.25
+WORDS = {
+    "irreducible": "Irreducible: no model could avoid it on these inputs",
+    "fitting": "Fitting: what is left on the training data beyond that",
+    "estimation": "Estimation: worse on new data than on training data",
+    "shift": "Shift: worse where it will be used",
+}
+
+
+@dataclass(frozen=True)
+class ErrorBudget:
+    """Test error split into irreducible, fitting, estimation and shift parts that add up.
+
+    The irreducible part is bracketed by nearest neighbours (Cover & Hart 1967) on the inputs and on the network's last
+    hidden layer; for regression, by the Gamma test. See `torchstone.bounds.budget` for the arithmetic. Fitting holds
+    approximation and optimisation error together: telling them apart needs other networks.
+
+    Cost: one forward pass over all data and a neighbour search. Bias: the Bayes error is a bracket; its lower end is a
+    limit for infinite data, so the irreducible part is, if anything, too large.
+    Source: Cover & Hart 1967, theorem 2; Bottou & Bousquet 2008, section 2.2; Clopper & Pearson 1934.
+    """
+
+    META: ClassVar[Meta] = Meta(
+        id="error_budget",
+        question=Question.FIT,
+        title="Error budget",
+        asks="Where does the error come from?",
+        cost=CostClass.SECONDS,
+        needs=(Need.TRAIN, Need.TEST),
+        unit="error",
+        source="Cover & Hart 1967, theorem 2; Bottou & Bousquet 2008, section 2.2; Clopper & Pearson 1934",
+    )
+    confidence: float = 0.95
+    """Joint confidence of all parts."""
+
+    def __post_init__(self) -> None:
+        require_between(self, "confidence", 0.5, 0.9999)
+
+    def measure(self, bench: Workbench) -> Reading:
+        """Measure errors on each part of the data, bracket the irreducible error and split."""
+        if not bench.lacks(Need.SCORES) and not bench.lacks(Need.LABELS):
+            found = _classification(bench, self.confidence)
+        elif bench.specimen.objective.task == "regression":
+            found = _regression(bench, self.confidence)
+        else:
+            found = _losses(bench, self.confidence)
+        verdict = judge(found.budget, found.test, found.trivial)
+        return Reading.of(
+            self.META,
+            value=found.test.value,
+            uncertainty=Uncertainty(
+                found.test.low, found.test.high, "examples", found.method, self.confidence
+            ),
+            verdict=verdict,
+            headline=_headline(found),
+            explanation=found.explanation,
+            remedies=_remedies(found.budget, verdict),
+            details=(_bar(found), _table(found)),
+            notes=found.notes,
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    budget: Budget
+    errors: dict[str, Estimate]
+    trivial: float | None
+    unit: str
+    method: str
+    explanation: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def test(self) -> Estimate:
+        return self.errors["test"]
+
+
+def judge(parts: Budget, test: Estimate, trivial: float | None) -> Verdict:
+    """Judge the avoidable error: the test error's lower end minus the irreducible error's upper end.
+
+    Args:
+        parts: The budget.
+        test: Test error with its interval.
+        trivial: Error of the best constant prediction; None where unknown.
+
+    Returns:
+        Good without avoidable error beyond doubt, poor where it exceeds a quarter of the trivial error.
+    """
+    avoidable = max(0.0, test.low - parts.irreducible.high)
+    if parts.shift is not None:
+        avoidable += parts.shift.low
+    threshold = (
+        f"avoidable error, beyond sampling error, below {POOR_SHARE:.0%} of the best constant prediction's"
+    )
+    source = "convention of this report; the parts after Bottou & Bousquet 2008, the bracket after Cover & Hart 1967"
+    scale = trivial if trivial else max(test.value, 1e-12)
+    share = avoidable / scale
+    if avoidable <= 0:
+        return Verdict(Level.GOOD, "no avoidable error beyond doubt", threshold, source)
+    largest = max(("fitting", "estimation", "shift"), key=lambda name: _value(parts, name))
+    reason = f"at least {avoidable:.3g} could be avoided, most of it {largest}"
+    if trivial and share > POOR_SHARE:
+        return Verdict(Level.POOR, reason, threshold, source, severity=min(1.0, 0.8 + 0.2 * share))
+    return Verdict(Level.ATTENTION, reason, threshold, source, severity=min(0.79, 0.4 + share))
+
+
+def _value(parts: Budget, name: str) -> float:
+    part = parts.parts.get(name)
+    return part.value if part is not None else 0.0
+
+
+def _classification(bench: Workbench, confidence: float) -> _Found:
+    splits = [name for name in ("train", "test", "shifted") if bench.specimen.has(name)]
+    each = 1 - (1 - confidence) / (len(splits) + 1)
+    errors = {}
+    for name in splits:
+        wrong = bench.errors(name)
+        interval = clopper_pearson(int(wrong.sum()), len(wrong), each)
+        errors[name] = Estimate(float(wrong.double().mean()), interval.low, interval.high)
+    labels, classes = bench.labels("test"), bench.scores("test").shape[1]
+    rules, notes = _neighbour_rules(bench)
+    if rules:
+        bracket = tightest_bracket(rules, classes, each)
+        best = min((rule for rule in rules if rule.neighbours == 1), key=lambda rule: rule.errors)
+        low, high = bracket.interval.low, bracket.interval.high
+        estimate = Estimate(
+            min(max(cover_hart_bracket(best.errors / best.trials, classes)[0], low), high), low, high
+        )
+        how = f"1-nearest-neighbour rules on {', '.join(sorted({rule.name for rule in rules}))}"
+    else:
+        estimate, how = Estimate(0.0, 0.0, errors["test"].high), "nothing: no features to find neighbours in"
+    counts = torch.bincount(labels)
+    return _Found(
+        budget=budget(estimate, errors["train"], errors["test"], errors.get("shifted")),
+        errors=errors,
+        trivial=1 - float(counts.max()) / len(labels),
+        unit="share of examples",
+        method="Clopper-Pearson",
+        explanation=(
+            "Error rates with exact binomial intervals. The irreducible part is bracketed by "
+            f"{how}: it lies between Cover and Hart's limit and the error of any actual classifier. All intervals hold "
+            "together at the stated confidence."
+        ),
+        notes=notes,
+    )
+
+
+def _neighbour_rules(bench: Workbench) -> tuple[list[NeighbourError], tuple[str, ...]]:
+    """1-NN errors on the inputs and on the last hidden layer, with why one is missing."""
+    spaces: dict[str, tuple[Tensor, Tensor]] = {}
+    notes = []
+    for name, get in (
+        ("the inputs", bench.inputs),
+        ("the last hidden layer", lambda split: _last_hidden(bench, split)),
+    ):
+        try:
+            spaces[name] = (get("train"), get("test"))
+        except NotApplicableError as answer:
+            notes.append(f"No neighbours in {name}: {answer.reason}.")
+        except RuntimeError:  # inputs of varying shape cannot be stacked
+            notes.append(f"No neighbours in {name}: examples differ in shape.")
+    train_y, test_y = bench.labels("train"), bench.labels("test")
+    rules = []
+    for name, (train_x, test_x) in spaces.items():
+        if train_x.isfinite().all() and test_x.isfinite().all():
+            wrong = nearest_neighbour_error(train_x, train_y, test_x, test_y)
+            rules.append(NeighbourError(name, int(wrong.sum()), len(wrong)))
+    return rules, tuple(notes)
+
+
+def _last_hidden(bench: Workbench, split: str) -> Tensor:
+    """Features of the last recorded layer before the outputs."""
+    features = bench.features(split)
+    names = list(features)
+    if len(names) < 2:
+        raise NotApplicableError("the network has no hidden layer")
+    return features[names[-2]]
+
+
+def _regression(bench: Workbench, confidence: float) -> _Found:
+    errors = _loss_estimates(bench, confidence)
+    try:
+        noise = noise_variance(bench.inputs("train"), _targets(bench))
+        irreducible = Estimate(noise.value, noise.low, noise.high)
+        how, notes = "the Gamma test on differences between neighbouring inputs", ()
+    except (NotApplicableError, SettingError, RuntimeError) as error:
+        irreducible, how = Estimate(0.0, 0.0, errors["test"].high), "nothing"
+        notes = (f"No neighbours to estimate the noise from: {error}.",)
+    targets_test = _targets(bench, "test")
+    trivial = float((targets_test - targets_test.mean(0)).square().mean())
+    return _Found(
+        budget=budget(irreducible, errors["train"], errors["test"], errors.get("shifted")),
+        errors=errors,
+        trivial=trivial,
+        unit="squared error",
+        method="t interval",
+        explanation=f"Mean squared errors with t intervals. The irreducible part is the noise variance, estimated by {how}.",
+        notes=notes,
+    )
+
+
+def _targets(bench: Workbench, split: str = "train") -> Tensor:
+    def of_batch(batch: Any) -> Tensor:
+        target = bench.specimen.objective.target(batch)
+        if target is None:
+            raise NotApplicableError("the objective does not say where its targets are")
+        return target.reshape(bench.specimen.objective.size(batch), -1).double()
+
+    return bench.memo(("targets", split), lambda: bench.specimen.map_over(of_batch, split))
+
+
+def _losses(bench: Workbench, confidence: float) -> _Found:
+    errors = _loss_estimates(bench, confidence)
+    unknown = Estimate(0.0, 0.0, errors["test"].high)
+    return _Found(
+        budget=budget(unknown, errors["train"], errors["test"], errors.get("shifted")),
+        errors=errors,
+        trivial=None,
+        unit="loss",
+        method="t interval",
+        explanation=(
+            "Mean losses with t intervals. For this task the irreducible part cannot be bracketed by neighbours, so it "
+            "is counted with fitting."
+        ),
+        notes=("Fitting holds the irreducible part: the entropy of the data is unknown.",),
+    )
+
+
+def _loss_estimates(bench: Workbench, confidence: float) -> dict[str, Estimate]:
+    splits = [name for name in ("train", "test", "shifted") if bench.specimen.has(name)]
+    each = 1 - (1 - confidence) / (len(splits) + 1)
+    errors = {}
+    for name in splits:
+        losses = bench.losses(name)
+        mean = float(losses.mean())
+        interval = mean_interval(losses, each) if len(losses) > 1 else None
+        low, high = (interval.low, interval.high) if interval is not None else (0.0, float("inf"))
+        errors[name] = Estimate(mean, max(0.0, min(low, mean)), high)
+    return errors
+
+
+def _headline(found: _Found) -> str:
+    parts = found.budget.parts
+    percent = found.unit == "share of examples"
+    show = (lambda value: f"{value:.2%}") if percent else (lambda value: f"{value:.3g}")
+    worst = max(parts, key=lambda name: parts[name].value)
+    if found.test.value == 0 and parts[worst].value == 0:
+        return (
+            f"No error on {'test data' if percent else 'the test examples'}; at most {show(found.test.high)}."
+        )
+    return (
+        f"Test error is {show(found.test.value)}; the largest part, {show(parts[worst].value)}, is {worst}."
+    )
+
+
+def _bar(found: _Found) -> Scalars:
+    items = tuple(
+        Scalar(WORDS[name], part.value, found.unit, part.low, part.high)
+        for name, part in found.budget.parts.items()
+    )
+    return Scalars(
+        "Where the error comes from",
+        items,
+        stacked=True,
+        caption="The parts add up to the error. Intervals hold together; parts whose interval reaches 0 may be nothing.",
+    )
+
+
+def _table(found: _Found) -> Table:
+    rows = tuple((name, error.value, error.low, error.high) for name, error in found.errors.items())
+    return Table(f"Errors ({found.unit})", ("data", "error", "lower end", "upper end"), rows)
+
+
+def _remedies(parts: Budget, verdict: Verdict) -> tuple[Remedy, ...]:
+    if verdict.level is Level.GOOD:
+        return ()
+    advice = {
+        "irreducible": Remedy(
+            "Better inputs or cleaner labels: no model does better on these; see suspect_labels."
+        ),
+        "fitting": Remedy(
+            "A larger network, longer training or a better-tuned optimiser: it does not fit its own data."
+        ),
+        "estimation": Remedy(
+            "More data, augmentation or regularisation: it fits its data better than new data."
+        ),
+        "shift": Remedy("Train on data from where it will be used, or reweight towards it."),
+    }
+    ranked = sorted(parts.parts.items(), key=lambda item: -item[1].value)
+    return tuple(advice[name] for name, part in ranked[:2] if part.value > 0)
+
+
+INSTRUMENT = ErrorBudget
