@@ -1,0 +1,40 @@
+"""Matrix-free numerical linear algebra: linear maps known by their products, and routines on them."""
+
+from torchstone.linalg.as_linear_map import as_linear_map
+from torchstone.linalg.block_lanczos import BlockLanczos
+from torchstone.linalg.dense_map import DenseMap
+from torchstone.linalg.diagonal import DiagonalEstimate, hutchinson_diagonal
+from torchstone.linalg.eigen import Eigenpairs, top_eigenpairs
+from torchstone.linalg.function_map import FunctionMap
+from torchstone.linalg.hutch_plus_plus import hutch_plus_plus
+from torchstone.linalg.lanczos import Tridiagonalisation, lanczos
+from torchstone.linalg.linear_map import LinearMap, require_square, require_symmetric
+from torchstone.linalg.orthonormalise import orthonormalise
+from torchstone.linalg.probe_variance import gaussian_variance, rademacher_variance
+from torchstone.linalg.probes import Distribution, draw_probes
+from torchstone.linalg.trace import TraceEstimate, exact_trace, hutchinson_trace
+
+__all__ = [
+    "BlockLanczos",
+    "DenseMap",
+    "DiagonalEstimate",
+    "Distribution",
+    "Eigenpairs",
+    "FunctionMap",
+    "LinearMap",
+    "TraceEstimate",
+    "Tridiagonalisation",
+    "as_linear_map",
+    "draw_probes",
+    "exact_trace",
+    "gaussian_variance",
+    "hutch_plus_plus",
+    "hutchinson_diagonal",
+    "hutchinson_trace",
+    "lanczos",
+    "orthonormalise",
+    "rademacher_variance",
+    "require_square",
+    "require_symmetric",
+    "top_eigenpairs",
+]

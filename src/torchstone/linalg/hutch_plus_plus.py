@@ -1,0 +1,61 @@
+"""Hutch++: a stochastic trace whose error falls as 1/m instead of 1/sqrt(m)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from torchstone.errors import SettingError
+from torchstone.linalg.as_linear_map import as_linear_map
+from torchstone.linalg.linear_map import LinearMap, require_square
+from torchstone.linalg.orthonormalise import column_norms, orthonormalise
+from torchstone.linalg.probes import Distribution, draw_probes
+from torchstone.linalg.trace import TraceEstimate, quadratic_forms
+
+
+def hutch_plus_plus(
+    A: LinearMap | Any,
+    *,
+    products: int,
+    distribution: Distribution = "rademacher",
+    generator: torch.Generator,
+) -> TraceEstimate:
+    """Trace from an exact part on a sketched range and Hutchinson's estimate of the rest.
+
+    With Q = orth(A S), S random (n, m/3), and P = I - Q Q^T: tr(A) = tr(Q^T A Q) + E[(P g)^T A (P g)], the mean over
+    the remaining m/3 probes g. Unbiased, for every square A. For positive semi-definite A the error is
+    O(tr(A) / m), against Hutchinson's O(tr(A) / sqrt(m)); where nothing stands out of the spectrum it is the error of
+    Hutchinson with a third of the probes. The standard error holds given Q and so also without.
+
+    Cost: at most m products in three blocks; memory 4 m/3 vectors.
+
+    Args:
+        A: A square map, or what `as_linear_map` takes.
+        products: m, at least 3; fewer are spent where A S has a smaller rank.
+        distribution: Of the entries of S and g: "rademacher" or "gaussian".
+        generator: Draws S and the probes.
+
+    Returns:
+        The estimate; its probes are those of the rest, its samples include the exact part.
+
+    Raises:
+        SettingError: Not square, or products < 3.
+        NumericalError: Products with NaN or Inf.
+
+    Source: Meyer, Musco, Musco & Woodruff 2021, SOSA, algorithm 1 and theorem 1.1.
+    """
+    A = as_linear_map(A)
+    require_square(A, "hutch_plus_plus")
+    if products < 3:
+        raise SettingError("products must be at least 3", f"{products}", "30 or more are worth it.")
+    sketched = min(products // 3, A.shape[0])
+    sketch = A.matmat(draw_probes(A, sketched, generator, distribution)).detach()
+    floor = 10 * torch.finfo(A.dtype).eps * float(column_norms(sketch).max())
+    Q = orthonormalise(sketch, sketch[:, :0], floor).fresh
+    exact = float(quadratic_forms(A, Q).sum())
+    probes = products - 2 * (products // 3)
+    outside = draw_probes(A, probes, generator, distribution)
+    outside = outside - Q @ (Q.T @ outside)
+    samples = exact + quadratic_forms(A, outside)
+    return TraceEstimate.of(samples, sketched + Q.shape[1] + probes)

@@ -1,0 +1,182 @@
+"""Stochastic estimates of the trace of a linear map, with their errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from torchstone.errors import SettingError
+from torchstone.linalg.as_linear_map import as_linear_map
+from torchstone.linalg.linear_map import LinearMap, require_square
+from torchstone.linalg.probes import Distribution, draw_probes
+
+
+@dataclass(frozen=True)
+class TraceEstimate:
+    """A trace as the mean of independent unbiased samples.
+
+    Attributes:
+        value: The estimate.
+        standard_error: Sample standard deviation over sqrt(probes); infinite for a single probe.
+        probes: Number of independent samples.
+        samples: The samples themselves (probes,), in float64.
+        products: Matrix-vector products spent.
+        converged: False where `max_probes` came before the tolerance asked for.
+    """
+
+    value: float
+    standard_error: float
+    probes: int
+    samples: Float[Tensor, " probes"]
+    products: int
+    converged: bool = True
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Student's t interval for the trace, which covers the error of the probes and nothing else.
+
+        Exact for normal samples. Quadratic forms are skewed where few eigenvalues carry the trace, and then a few
+        probes cover less than they say.
+
+        Args:
+            confidence: Coverage aimed at, between 0 and 1.
+        """
+        from scipy.special import stdtrit
+
+        if not 0 < confidence < 1:
+            raise SettingError("confidence must lie between 0 and 1", f"{confidence}", "0.95 is usual.")
+        if self.probes < 2:
+            return (-math.inf, math.inf)
+        reach = float(stdtrit(self.probes - 1, (1 + confidence) / 2)) * self.standard_error
+        return (self.value - reach, self.value + reach)
+
+    @classmethod
+    def of(cls, samples: Float[Tensor, " probes"], products: int, converged: bool = True) -> TraceEstimate:
+        """The estimate that samples give."""
+        count = samples.shape[0]
+        error = float(samples.std()) / math.sqrt(count) if count > 1 else math.inf
+        return cls(float(samples.mean()), error, count, samples, products, converged)
+
+
+def hutchinson_trace(
+    A: LinearMap | Any,
+    *,
+    probes: int | None = None,
+    tolerance: float | None = None,
+    distribution: Distribution = "rademacher",
+    generator: torch.Generator,
+    min_probes: int = 20,
+    max_probes: int = 10_000,
+    block: int = 10,
+) -> TraceEstimate:
+    """Girard-Hutchinson estimate of a trace.
+
+    tr(A) = E[x^T A x], estimated by (1/m) sum_{j=1}^m x_j^T A x_j with independent random x_j in R^n of uncorrelated
+    entries of variance 1. Unbiased for a fixed number of probes. Variance of a probe: `rademacher_variance`,
+    `gaussian_variance`; Rademacher probes never have the larger one. A need not be symmetric.
+
+    With a tolerance, probes are added a block at a time until the standard error is at most tolerance |estimate|;
+    stopping on an estimated error makes the interval cover a little less than it says, which `min_probes` limits.
+
+    Cost: one product a probe, `block` at a time; memory 2 block vectors.
+
+    Args:
+        A: A square map, or what `as_linear_map` takes.
+        probes: This many probes, at least 1; or
+        tolerance: stop at this relative standard error.
+        distribution: Of the probes' entries: "rademacher" or "gaussian".
+        generator: Draws the probes.
+        min_probes: With a tolerance, at least this many, 2 or more.
+        max_probes: With a tolerance, at most this many.
+        block: Columns of a product.
+
+    Returns:
+        The estimate; with a tolerance, whether it was reached.
+
+    Raises:
+        SettingError: Not square, neither or both of probes and tolerance, or a setting out of range.
+        NumericalError: Products with NaN or Inf.
+
+    >>> hutchinson_trace(torch.diag(torch.tensor([1.0, 2.0])), probes=3, generator=torch.Generator()).value
+    3.0
+
+    Source: Girard 1987; Hutchinson 1990, Communications in Statistics 19(2), section 2.
+    """
+    A = as_linear_map(A)
+    require_square(A, "hutchinson_trace")
+    _require_settings(probes, tolerance, min_probes, max_probes, block)
+    first, last = (probes, probes) if probes is not None else (min_probes, max_probes)
+    samples = torch.empty(0, dtype=torch.float64)
+    while True:
+        missing = (first if len(samples) < first else last) - len(samples)
+        X = draw_probes(A, min(block, missing), generator, distribution)
+        samples = torch.cat([samples, quadratic_forms(A, X)])
+        precise = tolerance is None or _precise(samples, tolerance)
+        if len(samples) >= first and (precise or len(samples) >= last):
+            return TraceEstimate.of(samples, len(samples), precise)
+
+
+def _precise(samples: Tensor, tolerance: float) -> bool:
+    estimate = TraceEstimate.of(samples, 0)
+    return estimate.standard_error <= tolerance * abs(estimate.value)
+
+
+def quadratic_forms(A: LinearMap, X: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
+    """x^T A x of every column x, in float64 on the CPU. Cost: k products."""
+    return (X * A.matmat(X).detach()).sum(dim=0, dtype=torch.float64).cpu()
+
+
+def exact_trace(A: LinearMap | Any, *, block: int = 64) -> float:
+    """The trace from n products: sum_i e_i^T A e_i.
+
+    Cost: n products, `block` at a time; memory 2 block vectors. Bias: none beyond rounding.
+
+    Args:
+        A: A square map, or what `as_linear_map` takes.
+        block: Columns of a product.
+
+    Raises:
+        SettingError: Not square, or block < 1.
+        NumericalError: Products with NaN or Inf.
+
+    >>> exact_trace(torch.tensor([[1.0, 5.0], [7.0, 2.0]]))
+    3.0
+    """
+    A = as_linear_map(A)
+    require_square(A, "exact_trace")
+    _require_at_least("block", block, 1)
+    total = 0.0
+    for start in range(0, A.shape[0], block):
+        X = torch.zeros(A.shape[0], min(block, A.shape[0] - start), dtype=A.dtype, device=A.device)
+        X[start : start + X.shape[1]].fill_diagonal_(1)
+        total += float(quadratic_forms(A, X).sum())
+    return total
+
+
+def _require_settings(
+    probes: int | None, tolerance: float | None, min_probes: int, max_probes: int, block: int
+) -> None:
+    if (probes is None) == (tolerance is None):
+        raise SettingError(
+            "hutchinson_trace needs either probes or a tolerance",
+            "neither" if probes is None else "both",
+            "Pass probes=100, or tolerance=0.01.",
+        )
+    _require_at_least("block", block, 1)
+    if probes is not None:
+        _require_at_least("probes", probes, 1)
+        return
+    assert tolerance is not None
+    if not tolerance > 0:
+        raise SettingError("tolerance must be positive", f"{tolerance}", "0.01 asks for 1%.")
+    _require_at_least("min_probes", min_probes, 2)
+    _require_at_least("max_probes", max_probes, min_probes)
+
+
+def _require_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise SettingError(f"{name} must be at least {least}", f"{value}", "Raise it.")
