@@ -1,0 +1,61 @@
+"""A function on a grid, as a map of colours with contour lines where the grid is fine enough."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torchstone.details import Surface, thin
+from torchstone.report.figures.frame import Figure, axis, axis_title, can_be_log, frame, short, shorts
+from torchstone.report.palette import SEQUENTIAL
+from torchstone.report.resolution import Resolution
+
+_CONTOURS_FROM = 12  # grid lines on both axes; coarser grids show their cells
+
+
+def surface(detail: Surface, resolution: Resolution) -> Figure:
+    """Heat map or filled contours; a logarithmic height is shown as its decimal logarithm."""
+    rows, columns = thin(len(detail.y), resolution.grid), thin(len(detail.x), resolution.grid)
+    z_log = can_be_log(detail.z_axis, *detail.z)
+    x_log, y_log = can_be_log(detail.x_axis, detail.x), can_be_log(detail.y_axis, detail.y)
+    height = _logarithm if z_log else short
+    fine = min(len(rows), len(columns)) >= _CONTOURS_FROM
+    label = axis_title(detail.z_axis)
+    trace: dict[str, Any] = {
+        "type": "contour" if fine else "heatmap",
+        "x": shorts((detail.x[j] for j in columns), x_log),
+        "y": shorts((detail.y[i] for i in rows), y_log),
+        "z": [[height(detail.z[i][j]) for j in columns] for i in rows],
+        "colorscale": [[k / (len(SEQUENTIAL) - 1), shade] for k, shade in enumerate(SEQUENTIAL)],
+        "colorbar": {
+            "title": {"text": f"log₁₀ {label}" if z_log else label, "side": "right"},
+            "thickness": 12,
+            "outlinewidth": 0,
+            "exponentformat": "power",
+            "nticks": 6,
+        },
+        "hovertemplate": "x %{x:.4g}, y %{y:.4g}: %{z:.4g}<extra></extra>",
+    }
+    if fine:
+        trace |= {
+            "ncontours": 14,
+            "contours": {"coloring": "heatmap"},
+            "line": {"width": 0.6, "color": "rgba(255,255,255,0.55)"},
+        }
+    else:
+        trace |= {"xgap": 1, "ygap": 1, "texttemplate": "%{z:.3g}"}
+    x_axis, y_axis = axis(detail.x_axis, detail.x, log=x_log), axis(detail.y_axis, detail.y, log=y_log)
+    if not fine:
+        x_axis |= _cells([detail.x[j] for j in columns])
+        y_axis |= _cells([detail.y[i] for i in rows])
+    layout = frame(x_axis, y_axis)
+    return {"data": [trace], "layout": layout | {"height": 380}}
+
+
+def _cells(places: list[float]) -> dict[str, Any]:
+    """One tick a row or column of cells, where there are few."""
+    return {"tickmode": "array", "tickvals": shorts(places)} if len(places) <= _CONTOURS_FROM else {}
+
+
+def _logarithm(value: float) -> float | int | None:
+    return short(math.log10(value)) if value > 0 and math.isfinite(value) else None

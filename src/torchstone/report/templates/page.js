@@ -1,0 +1,135 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  const printing = matchMedia("print");
+  const coarse = matchMedia("(pointer: coarse)");
+  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+
+  // Theme ------------------------------------------------------------------------------------------------------
+  const twins = JSON.parse(document.getElementById("palette").textContent);
+  const isDark = () => !printing.matches && (root.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
+  const themeButton = document.getElementById("theme");
+  const showTheme = () => themeButton.setAttribute("aria-pressed", String(isDark()));
+  themeButton.hidden = false;
+  themeButton.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    try { localStorage.setItem("torchstone-theme", root.dataset.theme); } catch { /* not kept in a sandbox */ }
+    showTheme();
+    repaint();
+  });
+  prefersDark.addEventListener("change", () => { showTheme(); repaint(); });
+
+  // A figure comes in the light page's colours; the dark page swaps each for its twin.
+  const inTheme = (value) => {
+    if (!isDark()) return value;
+    if (typeof value === "string") return twins[value] ?? value;
+    if (Array.isArray(value)) return typeof value[0] === "number" ? value : value.map(inTheme);
+    if (value === null || typeof value !== "object") return value;
+    return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, inTheme(inner)]));
+  };
+
+  // Plots ------------------------------------------------------------------------------------------------------
+  const plots = all(".plot");
+  const figures = new WeakMap();
+  const settings = { displayModeBar: false, responsive: false, showTips: false };
+  let unpacked = null;
+
+  const unpack = async () => {
+    const packed = atob(document.getElementById("plotly").textContent.trim());
+    const bytes = Uint8Array.from(packed, (sign) => sign.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+    if (!window.Plotly) throw new Error("the plotting library did not start");
+  };
+  const ready = () => (unpacked ??= unpack());
+
+  const figureOf = (plot) => {
+    if (!figures.has(plot)) figures.set(plot, JSON.parse(plot.nextElementSibling.textContent));
+    return figures.get(plot);
+  };
+  const draw = (plot) => {
+    const width = plot.clientWidth;
+    if (!width || !window.Plotly) return;
+    const figure = inTheme(figureOf(plot));
+    const layout = { ...figure.layout, width, dragmode: coarse.matches ? false : "zoom" };
+    window.Plotly.react(plot, structuredClone(figure.data), layout, settings);
+    plot.dataset.drawn = String(width);
+  };
+  const fail = (plot, error) => {
+    plot.dataset.failed = String(error);
+    plot.style.minHeight = "0";
+    plot.nextElementSibling.nextElementSibling.open = true;
+  };
+  const drawSoon = (plot) => ready().then(() => draw(plot)).catch((error) => fail(plot, error));
+  const repaint = () => plots.filter((plot) => plot.dataset.drawn).forEach(draw);
+
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting) { seen.unobserve(entry.target); drawSoon(entry.target); }
+    }
+  }, { rootMargin: "400px" });
+  const resized = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      if (target.dataset.drawn && target.clientWidth && target.dataset.drawn !== String(target.clientWidth)) draw(target);
+    }
+  });
+  for (const plot of plots) { seen.observe(plot); resized.observe(plot); }
+  // Unpacked while nothing else happens, so that the first opened section and the printer need not wait.
+  if (plots.length) addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(() => ready().catch(() => {})));
+
+  // Sections ---------------------------------------------------------------------------------------------------
+  const reveal = (id) => {
+    const target = id && document.getElementById(id);
+    if (!target) return false;
+    for (let box = target; box; box = box.parentElement) if (box instanceof HTMLDetailsElement) box.open = true;
+    const focus = target.matches("details") ? target.querySelector("summary") : target;
+    if (focus.tabIndex < 0) focus.tabIndex = -1;
+    focus.focus({ preventScroll: true });
+    target.scrollIntoView({ block: "start" });
+    return true;
+  };
+  // Followed by hand: in a notebook's frame, "#place" would otherwise leave the page.
+  document.addEventListener("click", (event) => {
+    const link = event.target instanceof Element ? event.target.closest('a[href^="#"]') : null;
+    if (!link) return;
+    event.preventDefault();
+    const id = link.getAttribute("href").slice(1);
+    try { history.replaceState(null, "", "#" + id); } catch { /* no address of its own in a notebook */ }
+    reveal(id);
+  });
+  addEventListener("hashchange", () => reveal(decodeURIComponent(location.hash.slice(1))));
+  if (location.hash) reveal(decodeURIComponent(location.hash.slice(1)));
+
+  const expand = document.getElementById("expand");
+  const readings = all("details.reading");
+  expand.hidden = readings.length === 0;
+  expand.addEventListener("click", () => {
+    const open = expand.getAttribute("aria-pressed") !== "true";
+    expand.setAttribute("aria-pressed", String(open));
+    expand.textContent = open ? "Collapse all" : "Expand all";
+    for (const reading of readings) reading.open = open;
+  });
+
+  // Printing: everything open, every plot drawn, in the light page's colours --------------------------------------
+  let closed = null;
+  const beforePrint = () => {
+    if (closed) return;
+    closed = all("details:not([open])");
+    for (const details of closed) details.open = true;
+    for (const plot of plots) draw(plot);
+  };
+  const afterPrint = () => {
+    for (const details of closed ?? []) details.open = false;
+    closed = null;
+    repaint();
+  };
+  addEventListener("beforeprint", beforePrint);
+  addEventListener("afterprint", afterPrint);
+  printing.addEventListener("change", (event) => {
+    if (event.matches) { beforePrint(); ready().then(() => plots.forEach(draw)).catch(() => {}); } else afterPrint();
+  });
+  showTheme();
+})();
