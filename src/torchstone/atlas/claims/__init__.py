@@ -1,0 +1,1 @@
+"""One claim a file, in a folder a theme."""
