@@ -128,6 +128,8 @@ class Workbench:
             labels = self.specimen.objective.labels(batch)
             if labels is None:
                 raise NotApplicableError(f"needs {Need.LABELS}")
+            if bool((labels < 0).any()):
+                raise NotApplicableError("some examples have no label (ignore_index)")
             return labels
 
         return self.memo(("labels", split), lambda: self.specimen.map_over(of_batch, split))
