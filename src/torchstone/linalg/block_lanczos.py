@@ -101,15 +101,18 @@ class BlockLanczos:
 
     def restart(self, coefficients: Float[Tensor, "m p"]) -> None:
         """Keep only p combinations of the basis that are eigenvectors of T, with what couples them to the next block."""
+        # Combining rounds a little at every restart; QR keeps that from adding up over hundreds of them.
+        combined, triangle = torch.linalg.qr(self.basis @ coefficients.to(self.A.dtype))
         kept = coefficients.shape[1]
-        self._rows[:kept] = coefficients.T.to(self._rows.dtype) @ self._rows[: self.size]
+        self._rows[:kept] = (combined * torch.diagonal(triangle).sign()).T
         self.size = kept
         self.projected = coefficients.T @ self.projected @ coefficients
         self.coupling = self.coupling @ coefficients
 
     def inject(self, block: Float[Tensor, "n b"]) -> None:
         """Add what of `block` lies outside basis and next block to the next block; the identity stays true."""
-        outside = orthonormalise(block, torch.cat([self.basis, self.fresh], dim=1)).fresh
+        taken = self.basis if self.exhausted else torch.cat([self.basis, self.fresh], dim=1)
+        outside = orthonormalise(block, taken).fresh
         self.fresh = torch.cat([self.fresh, outside], dim=1)
         self.coupling = torch.cat([self.coupling, self._zeros(outside.shape[1], self.size)])
 

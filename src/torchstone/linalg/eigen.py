@@ -59,8 +59,9 @@ def top_eigenpairs(
     eigenvalues come out as often as they occur. A smaller block costs fewer products on a well-separated spectrum and
     may miss copies of an eigenvalue whose multiplicity exceeds it.
 
-    Cost: at the default tolerance 5 to 15 products a pair where the wanted eigenvalues stand apart, up to 100 a pair at
-    the edge of a continuous bulk, at most `max_products`; memory of about capacity + 3 block vectors. Bias: the values of "largest" err downwards, those of "smallest" upwards.
+    Cost: at the default tolerance 5 to 15 products a pair where the wanted eigenvalues stand apart, up to 100 a pair
+    at the edge of a continuous bulk, at most `max_products`; memory of about capacity + 3 block vectors. Bias: the
+    values of "largest" err downwards, those of "smallest" upwards.
 
     Args:
         A: A symmetric map, or what `as_linear_map` takes.
@@ -126,8 +127,8 @@ class _Search:
             order = self._order(ritz.values)
             if self._settled(ritz, order, goal):
                 pairs = self._pairs(ritz, order, tolerance, checked)
-                # Residuals that rounding in the products keeps above their estimates get no better than this.
-                if pairs.converged or process.exhausted or goal < torch.finfo(self.A.dtype).eps:
+                # Residuals that inexact products keep above their estimates get no better than rounding.
+                if pairs.converged or process.exhausted or goal * ritz.values.abs().max() <= process.floor:
                     return pairs
                 goal, checked = goal / 10, checked + self.k
             if process.exhausted:
@@ -150,7 +151,8 @@ class _Search:
             return False
         if self.process.exhausted:
             return self.starts >= self.k or self.process.size == self.A.shape[0]
-        return bool((ritz.residuals[order[: self.k]] <= goal * ritz.values.abs().max()).all())
+        enough = max(goal * float(ritz.values.abs().max()), self.process.floor)
+        return bool((ritz.residuals[order[: self.k]] <= enough).all())
 
     def _inject(self) -> None:
         """Go on from random directions outside an invariant space."""

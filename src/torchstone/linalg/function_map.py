@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,10 +38,10 @@ class FunctionMap(LinearMap):
         super().__init__(shape, dtype, device, symmetric=symmetric)
         self.function, self.block, self.transpose_function = function, block, transpose
 
-    def _matvec(self, x: Tensor) -> Tensor:
+    def _matvec(self, x: Tensor) -> Any:  # whatever the function returns: matvec() checks it
         return self.function(x[:, None])[:, 0] if self.block else self.function(x)
 
-    def _matmat(self, X: Tensor) -> Tensor:
+    def _matmat(self, X: Tensor) -> Any:
         return self.function(X) if self.block else super()._matmat(X)
 
     def _transpose(self) -> LinearMap:

@@ -52,7 +52,9 @@ def lanczos(
     """Tridiagonalise a symmetric map on the Krylov space of one vector.
 
     Q^T A Q = T on span{q, A q, ..., A^(m-1) q}. Stops early at a breakdown: when the next direction is no longer than
-    10 eps |A|, the space is invariant. One vector sees each distinct eigenvalue once, whatever its multiplicity.
+    10 eps |A|, the space is invariant. One vector sees each distinct eigenvalue once, whatever its multiplicity; where
+    rounding leaves a direction a little longer than that, the process goes on from it, orthogonal to all before, and
+    finds further copies.
 
     Cost: `steps` products and 8 n m^2 flops; memory (m + 3) n.
 

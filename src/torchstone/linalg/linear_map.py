@@ -64,7 +64,7 @@ class LinearMap(ABC):
 
     def _matmat(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
         """The product A X for k >= 1 columns: here one product after another."""
-        return torch.stack([self._matvec(X[:, j]) for j in range(X.shape[1])], dim=1)
+        return torch.stack([self.matvec(X[:, j]) for j in range(X.shape[1])], dim=1)
 
     def _transpose(self) -> LinearMap:
         """A map for A^T; only asked where A is not symmetric."""
@@ -117,7 +117,7 @@ class LinearMap(ABC):
                 "Reshape it, or convert it with .to(dtype=..., device=...).",
             )
 
-    def _checked(self, product: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _checked(self, product: Any, shape: tuple[int, ...]) -> Tensor:
         if not isinstance(product, Tensor):
             raise SettingError(
                 f"A product of {self} is a tensor", type(product).__name__, "Return one from the function."
@@ -188,12 +188,12 @@ class LinearMap(ABC):
     def __sub__(self, other: LinearMap) -> LinearMap:
         return SumMap(self, -other) if isinstance(other, LinearMap) else NotImplemented
 
-    def __mul__(self, factor: float) -> LinearMap:
+    def __mul__(self, factor: float | int) -> LinearMap:
         return ScaledMap(float(factor), self) if isinstance(factor, int | float) else NotImplemented
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: float) -> LinearMap:
+    def __truediv__(self, divisor: float | int) -> LinearMap:
         return self * (1 / divisor)
 
     def __neg__(self) -> LinearMap:

@@ -58,8 +58,10 @@ class TraceEstimate:
     def of(cls, samples: Float[Tensor, " probes"], products: int, converged: bool = True) -> TraceEstimate:
         """The estimate that samples give."""
         count = samples.shape[0]
-        error = float(samples.std()) / math.sqrt(count) if count > 1 else math.inf
-        return cls(float(samples.mean()), error, count, samples, products, converged)
+        deviations = samples - samples[0]  # equal samples have the error 0 exactly
+        error = float(deviations.std()) / math.sqrt(count) if count > 1 else math.inf
+        value = float(samples[0] + deviations.mean())
+        return cls(value, error, count, samples, products, converged)
 
 
 def hutchinson_trace(
