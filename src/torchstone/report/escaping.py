@@ -16,7 +16,8 @@ _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _SPACE = re.compile(r"[ \t\n]+")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-!|~<>&@$])")
+# Signs that start markup anywhere, and those that do at the start of a line.
+_MARKDOWN = re.compile(r"[\\`*_\[\]|~<>&$]|^(?:#(?=[# ])|[+\-](?=[ +\-])|=(?==)|\d+(?=[.)](?: |$)))")
 _SCRIPT = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
@@ -55,7 +56,8 @@ def for_plot(text: str, most: int = 60) -> str:
     '&lt;b&gt;bold&lt;/b&gt; &amp; co'
     """
     line = shorten(text, most)
-    for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+    # A pair of dollars would ask for a formula.
+    for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
         line = line.replace(sign, entity)
     return line.replace("%{", "%\u200b{")
 
@@ -67,7 +69,12 @@ def for_markdown(text: str) -> str:
     'a\\|b \\*c\\*'
     """
     entities = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-    return _MARKDOWN.sub(lambda found: entities.get(found[0], "\\" + found[0]), one_line(text))
+    return _MARKDOWN.sub(lambda found: entities.get(found[0], _with_backslash(found[0])), one_line(text))
+
+
+def _with_backslash(sign: str) -> str:
+    # "1." starts a list; a backslash before the dot keeps it a number, one before the digit would show.
+    return f"{sign}\\" if sign.isdigit() else f"\\{sign}"
 
 
 def code_for_markdown(text: str) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from torchstone.details import Cell
 from torchstone.examination import Examination
 from torchstone.reading import Reading
 from torchstone.report.alternatives import alternative, scalar
 from torchstone.report.bars import budget_of, stack, whiskers
+from torchstone.report.cells import is_number, show_cell
 from torchstone.report.data_table import data_table
 from torchstone.report.escaping import clean, for_script
 from torchstone.report.facts import circumstances, cost_of, facts, levels_of, setting, started, tally
@@ -25,7 +25,7 @@ from torchstone.report.palette import dark_twins
 from torchstone.report.picture import data_uri
 from torchstone.report.plotly_bundle import hash_source, plotly_bundle
 from torchstone.report.resolution import FULL, STEPS, Resolution
-from torchstone.report.words import error_bar_of, number_of, plain, value_of
+from torchstone.report.words import error_bar_of, value_of
 
 MOST_BYTES = 6_000_000
 """A page is drawn at lower resolutions until it is no larger."""
@@ -110,10 +110,10 @@ def _environment() -> Environment:
     environment.filters["for_script"] = lambda data: Markup(for_script(data))
     environment.filters["breakable"] = _breakable
     environment.globals.update(
-        marks=MARKS, anchor=anchor, tally=tally, number_of=number_of, error_bar_of=error_bar_of, cost_of=cost_of,
+        marks=MARKS, anchor=anchor, tally=tally, error_bar_of=error_bar_of, cost_of=cost_of,
         setting=setting, levels_of=levels_of, value_of=value_of, stack=stack, whiskers=whiskers, scalar=scalar, alternative=alternative, figure=figure,
         data_table=data_table, data_uri=data_uri, kind_of=lambda detail: type(detail).__name__,
-        is_number=lambda cell: isinstance(cell, int | float) and not isinstance(cell, bool), show_cell=show_cell,
+        is_number=is_number, show_cell=show_cell,
         percent_whole=lambda share: f"{100 * share:.0f}%",
     )  # fmt: skip
     return environment
@@ -137,10 +137,3 @@ def _breakable(path: str) -> Markup:
 def anchor(reading: Reading) -> str:
     """The fragment that leads to a reading."""
     return "r-" + re.sub(r"[^A-Za-z0-9_-]", "-", reading.id)
-
-
-def show_cell(cell: Cell) -> str:
-    """One cell of a table."""
-    if cell is None:
-        return "–"
-    return plain(cell, 4) if isinstance(cell, int | float) else cell

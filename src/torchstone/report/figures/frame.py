@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import Any
 
 from torchstone.details import Axis, Marker
-from torchstone.report.escaping import for_plot
+from torchstone.report.escaping import for_plot, shorten
 from torchstone.report.palette import GRID_LIGHT, INK_LIGHT, MUTED_LIGHT, PAPER_LIGHT, SERIES_LIGHT
 from torchstone.report.words import power_of_ten
 
@@ -22,6 +23,7 @@ _MARKER_DASHES = ("dash", "dot", "dashdot", "longdash")
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 MOST_TICKS = 24
 _MOST_LOG_TICKS = 9
+_TITLE_WIDTH = 36  # characters of an axis title that a phone has room for
 
 
 def short(value: float) -> float | int | None:
@@ -85,9 +87,10 @@ def _tick_name(exponent: int, first: int) -> str:
 
 
 def axis_title(described: Axis) -> str:
-    """The label, with the unit in brackets."""
+    """The label, with the unit in brackets, on at most two lines."""
     text = f"{described.label} ({described.unit})" if described.unit else described.label
-    return for_plot(text, 70)
+    lines = wrap(shorten(text, 2 * _TITLE_WIDTH), _TITLE_WIDTH, max_lines=2, placeholder="…")
+    return "<br>".join(for_plot(line) for line in lines)
 
 
 def can_be_log(described: Axis, *series: Iterable[float]) -> bool:
@@ -109,7 +112,7 @@ def named_ticks(names: Sequence[str], positions: Sequence[float]) -> dict[str, A
 def frame(x: dict[str, Any], y: dict[str, Any], *, legend: bool = False, **more: Any) -> dict[str, Any]:
     """The layout around one pair of axes."""
     return {
-        "height": 340 if legend else 310,
+        "height": 310,
         "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
         "font": {"family": _FONT, "size": 12.5, "color": MUTED_LIGHT},
         "paper_bgcolor": "rgba(0,0,0,0)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -59,4 +60,5 @@ def _merged(detail: Histogram, most: int) -> tuple[list[float], list[list[float]
     kept = thin(len(detail.edges), most)
     edges = [detail.edges[i] for i in kept]
     pairs = list(pairwise(kept))
-    return edges, [[sum(group.counts[a:b]) for a, b in pairs] for group in detail.groups]
+    count = lambda group, a, b: sum(c for c in group.counts[a:b] if math.isfinite(c))
+    return edges, [[count(group, a, b) for a, b in pairs] for group in detail.groups]

@@ -43,7 +43,7 @@ def surface(detail: Surface, resolution: Resolution) -> Figure:
             "line": {"width": 0.6, "color": "rgba(255,255,255,0.55)"},
         }
     else:
-        trace |= {"xgap": 1, "ygap": 1, "texttemplate": "%{z:.3g}"}
+        trace |= {"xgap": 1, "ygap": 1, "texttemplate": "%{z:.3~g}"}
     x_axis, y_axis = axis(detail.x_axis, detail.x, log=x_log), axis(detail.y_axis, detail.y, log=y_log)
     if not fine:
         x_axis |= _cells([detail.x[j] for j in columns])

@@ -50,11 +50,18 @@
     if (!figures.has(plot)) figures.set(plot, JSON.parse(plot.nextElementSibling.textContent));
     return figures.get(plot);
   };
+  // A legend of several rows takes its height from the page, not from the plot.
+  const legendHeight = ({ data, layout }, width) => {
+    if (!layout.showlegend) return 0;
+    const names = [...data.filter((trace) => trace.showlegend !== false), ...(layout.shapes ?? [])].map((entry) => entry.name ?? "");
+    const widest = Math.min(width, 48 + 6.5 * Math.max(...names.map((name) => name.length)));
+    return 19 * Math.ceil(names.length / Math.max(1, Math.floor((width - 60) / widest)));
+  };
   const draw = (plot) => {
     const width = plot.clientWidth;
     if (!width || !window.Plotly) return;
     const figure = inTheme(figureOf(plot));
-    const layout = { ...figure.layout, width, dragmode: coarse.matches ? false : "zoom" };
+    const layout = { ...figure.layout, width, height: figure.layout.height + legendHeight(figure, width), dragmode: coarse.matches ? false : "zoom" };
     window.Plotly.react(plot, structuredClone(figure.data), layout, settings);
     plot.dataset.drawn = String(width);
   };
