@@ -32,6 +32,10 @@ class BatchError(TorchstoneError):
     """A batch whose examples cannot be counted, moved or sliced."""
 
 
+class DataError(TorchstoneError):
+    """A data set whose files are missing or damaged, or whose parts do not belong together."""
+
+
 class DeterminismError(TorchstoneError):
     """Two passes over the same thing disagree, so nothing measured on it could be trusted."""
 

@@ -1,0 +1,1 @@
+"""Built-in specimens, and how the command line finds one."""

@@ -1,0 +1,245 @@
+r"""Empirical risk minimisation by minibatch gradient steps, the same bits from the same seed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from torchstone.errors import NumericalError, SettingError
+from torchstone.training.evaluation import PerExample, check_pairs, one_per_example
+
+OptimizerFactory = Callable[[Any], Optimizer]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What a callback is told after a pass over the data; the model is in eval mode then.
+
+    Args:
+        index: Passes finished, from 1.
+        steps: Updates made since the start.
+        train_loss: Mean loss over the examples of this pass, each taken just before the update it entered.
+        model: The network.
+        optimizer: Its optimiser.
+    """
+
+    index: int
+    steps: int
+    train_loss: float
+    model: nn.Module
+    optimizer: Optimizer
+
+
+OnEpoch = Callable[[Epoch], Mapping[str, float] | None]
+Stop = Callable[[Mapping[str, tuple[float, ...]]], bool]
+
+
+@dataclass(frozen=True)
+class History:
+    """What a training run left behind.
+
+    Args:
+        series: One value an epoch by name: "train_loss" always, and whatever `on_epoch` returned.
+        steps: Updates made.
+        stopped: Whether `stop` ended the run before its budget did.
+    """
+
+    series: Mapping[str, tuple[float, ...]]
+    steps: int
+    stopped: bool
+
+    def __getitem__(self, name: str) -> tuple[float, ...]:
+        return self.series[name]
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the data, the last one possibly cut short by a budget of steps."""
+        return len(self.series["train_loss"])
+
+
+def fit(
+    model: nn.Module,
+    losses: PerExample,
+    x: Tensor,
+    y: Tensor,
+    *,
+    optimizer: Optimizer | OptimizerFactory,
+    batch_size: int,
+    generator: torch.Generator,
+    epochs: int | None = None,
+    steps: int | None = None,
+    scheduler: LRScheduler | Callable[[Optimizer], LRScheduler] | None = None,
+    on_epoch: OnEpoch | None = None,
+    stop: Stop | None = None,
+) -> History:
+    r"""Minimise the empirical risk :math:`\frac1N \sum_i \ell_i(\theta)` by steps on shuffled minibatches, in place.
+
+    Each epoch visits every example once; the last batch may be shorter and counts by its size in the epoch's loss.
+    Each epoch draws its order and a seed for dropout from `generator` before its first step, so the global random
+    state neither matters nor changes, and what `on_epoch` measures cannot change the training.
+
+    The model trains in train mode, is in eval mode inside `on_epoch`, and is left in eval mode without gradients.
+
+    Cost: one forward and one backward pass an epoch. Memory: one batch's graph.
+
+    Args:
+        model: The network, trained in place.
+        losses: Loss by example, for example `evaluation.cross_entropy`.
+        x: Inputs (N, ...), on the model's device.
+        y: Targets (N, ...).
+        optimizer: Over the model's parameters, or a function of the parameters that makes one.
+        batch_size: Examples a step.
+        generator: On the CPU; the only source of randomness.
+        epochs: Passes over the data; this or `steps`.
+        steps: Updates, ending within an epoch if need be.
+        scheduler: Learning-rate schedule, or a function of the optimiser that makes one; stepped after every *update*.
+        on_epoch: Called after each epoch; the numbers it returns are recorded under their names.
+        stop: Called after each epoch with the series so far; true ends the training.
+
+    Returns:
+        The series, and how the run ended.
+
+    Raises:
+        SettingError: No examples, not exactly one of `epochs` and `steps`, or series that skip epochs.
+        ObjectiveError: `losses` does not return one number per example.
+        NumericalError: A loss, or the weights after the last step, are not finite; the step is named.
+
+    Example:
+        >>> from torchstone.training.evaluation import squared_error
+        >>> x = torch.linspace(-1, 1, 32)[:, None]
+        >>> model = nn.utils.skip_init(nn.Linear, 1, 1)
+        >>> for parameter in model.parameters():
+        ...     _ = nn.init.zeros_(parameter)
+        >>> history = fit(
+        ...     model, squared_error, x, 2 * x + 1, batch_size=8, epochs=30, generator=torch.Generator(),
+        ...     optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.2),
+        ... )
+        >>> history.steps, history["train_loss"][-1] < 1e-6
+        (120, True)
+    """
+    check_pairs(x, y, batch_size)
+    budget = _budget(epochs, steps, len(x), batch_size)
+    if not isinstance(optimizer, Optimizer):
+        optimizer = optimizer(model.parameters())
+    if scheduler is not None and not isinstance(scheduler, LRScheduler):
+        scheduler = scheduler(optimizer)
+    series: dict[str, tuple[float, ...]] = {"train_loss": ()}
+    done, stopped = 0, False
+    try:
+        while done < budget and not stopped:
+            total = seen = 0
+            with _training(model, x.device, order := _Order.draw(len(x), generator)):
+                for rows in order.batches(batch_size)[: budget - done]:
+                    batch = rows.to(x.device)
+                    total += _step(model, losses, x[batch], y[batch], optimizer, done + 1)
+                    seen += len(rows)
+                    done += 1
+                    if scheduler is not None:
+                        scheduler.step()
+            epoch = Epoch(len(series["train_loss"]) + 1, done, total / seen, model, optimizer)
+            series = _extended(series, epoch, on_epoch)
+            stopped = stop is not None and stop(series) and done < budget
+        _check_weights(model, done)
+    finally:
+        model.eval()
+        optimizer.zero_grad()
+    return History(series, done, stopped)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The randomness of one epoch, drawn at once: the state of the generator between epochs is all of it."""
+
+    rows: Tensor
+    seed: int
+
+    @classmethod
+    def draw(cls, count: int, generator: torch.Generator) -> _Order:
+        rows = torch.randperm(count, generator=generator)
+        return cls(rows, int(torch.randint(2**62, (), generator=generator)))
+
+    def batches(self, size: int) -> tuple[Tensor, ...]:
+        return self.rows.split(size)
+
+
+@contextlib.contextmanager
+def _training(model: nn.Module, device: torch.device, order: _Order) -> Iterator[None]:
+    """Train mode, and the global generators (dropout knows no other) seeded for this epoch and restored after."""
+    cuda = (
+        [device.index if device.index is not None else torch.cuda.current_device()]
+        if device.type == "cuda"
+        else []
+    )
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(order.seed)
+        for index in cuda:
+            torch.cuda.default_generators[index].manual_seed(order.seed)
+        model.train()
+        try:
+            yield
+        finally:
+            model.eval()
+
+
+def _step(
+    model: nn.Module, losses: PerExample, x: Tensor, y: Tensor, optimizer: Optimizer, step: int
+) -> float:
+    """One update; returns the sum of the batch's losses in float64."""
+    optimizer.zero_grad()
+    values = one_per_example(losses(model, x, y), len(x))
+    total = float(values.detach().double().sum())
+    if not math.isfinite(total):
+        raise NumericalError(
+            f"The loss must stay finite; it did not at step {step}",
+            f"{total} over {len(x)} examples",
+            "Lower the learning rate, clip the gradient, or look for NaN in the data.",
+        )
+    values.mean().backward()
+    optimizer.step()
+    return total
+
+
+def _extended(
+    series: dict[str, tuple[float, ...]], epoch: Epoch, on_epoch: OnEpoch | None
+) -> dict[str, tuple[float, ...]]:
+    """The series with one epoch more."""
+    more = dict(on_epoch(epoch) or {}) if on_epoch is not None else {}
+    expected = set(series) - {"train_loss"}
+    if "train_loss" in more or (epoch.index > 1 and set(more) != expected):
+        raise SettingError(
+            "on_epoch must return the same names after every epoch, train_loss not among them",
+            f"{sorted(more)} after epoch {epoch.index}",
+            "Return NaN where there is nothing to measure.",
+        )
+    values = {"train_loss": epoch.train_loss, **{name: float(value) for name, value in more.items()}}
+    return {name: (*series.get(name, ()), value) for name, value in values.items()}
+
+
+def _budget(epochs: int | None, steps: int | None, count: int, batch_size: int) -> int:
+    """Number of updates."""
+    if (epochs is None) == (steps is None) or (epochs or steps or 0) < 1:
+        raise SettingError(
+            "fit needs either epochs or steps, at least 1",
+            f"epochs={epochs}, steps={steps}",
+            "Pass one of them.",
+        )
+    return steps if steps is not None else (epochs or 0) * math.ceil(count / batch_size)
+
+
+def _check_weights(model: nn.Module, step: int) -> None:
+    """The last update has no loss after it that would show its failure."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise NumericalError(
+                f"The weights must stay finite; {name} did not at step {step}",
+                "NaN or infinity",
+                "Lower the learning rate or clip the gradient.",
+            )
