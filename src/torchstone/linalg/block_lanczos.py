@@ -24,75 +24,99 @@ class Ritz(NamedTuple):
 
 
 class BlockLanczos:
-    """An orthonormal basis V of a block Krylov space of a symmetric A, grown a block at a time.
+    """An orthonormal basis V of a block Krylov space of a symmetric A, grown by a few directions at a time.
 
-    Kept true all along, to rounding: A V = V T + N C, where T = V^T A V is `projected` (m, m), the orthonormal block
-    N = `fresh` (n, r) comes next, and C = `coupling` (r, m). So the Ritz pair of an eigenvector s of T has the residual
+    Kept true all along, to rounding: A V = V T + N C, where T = V^T A V is `projected` (m, m), the orthonormal columns
+    N = `fresh` (n, r) come next, and C = `coupling` (r, m). So the Ritz pair of an eigenvector s of T has the residual
     norm ||C s||, without a product. The process is exhausted when N is empty: then V spans an invariant space.
 
-    Products are in the map's dtype; T and C are float64. A breakdown (a direction of the next block no longer than
-    10 eps |A|, with |A| the longest product with a unit vector so far) shrinks the block.
+    An expansion need not take all of N. What it leaves stays in N, so a wide start keeps its promise (as many copies of
+    an eigenvalue as it has columns) while the products go where they are of use: see `turn`.
 
-    Memory: (capacity + about 3 blocks) vectors of length n.
+    Products are in the map's dtype; T and C are float64. A breakdown (a new direction no longer than 10 eps |A|, with
+    |A| the longest product with a unit vector so far) makes N smaller.
+
+    Memory: capacity vectors of length n for V and N, and about three times the columns of a product.
 
     Args:
         A: Declared symmetric.
         start: Columns (n, b), not necessarily orthonormal.
-        capacity: The largest number of basis vectors.
+        capacity: The largest number of columns of V and N together.
 
-    Source: Golub & Underwood 1977 (block Lanczos); Wu & Simon 2000 (thick restart).
+    Source: Golub & Underwood 1977 (block Lanczos); Wu & Simon 2000 (thick restart); Aliaga, Boley, Freund & Hernandez
+    2000 (several starts, one vector at a time).
     """
 
     def __init__(self, A: LinearMap, start: Float[Tensor, "n b"], capacity: int) -> None:
         n = A.shape[0]
-        # Stored transposed: a basis vector is contiguous, and so is any leading part of the basis.
+        # Rows 0 to m are V, the next r are N: transposed, so that a vector is contiguous, and any leading part too.
         self._rows = torch.empty(min(capacity, n), n, dtype=A.dtype, device=A.device)
-        self.A, self.size, self.products, self.scale = A, 0, 0, 0.0
-        self.fresh = orthonormalise(start, self.basis).fresh
+        self.A, self.products, self.scale = A, 0, 0.0
         self.projected = self._zeros(0, 0)
-        self.coupling = self._zeros(self.fresh.shape[1], 0)
+        found = orthonormalise(start, start[:, :0]).fresh
+        self._rows[: found.shape[1]] = found.T
+        self.coupling = self._zeros(found.shape[1], 0)
+
+    @property
+    def size(self) -> int:
+        """Number m of basis vectors."""
+        return self.projected.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Number r of fresh directions."""
+        return self.coupling.shape[0]
 
     @property
     def basis(self) -> Float[Tensor, "n m"]:
-        """The orthonormal columns found so far: a view."""
+        """V: a view that the next restart overwrites."""
         return self._rows[: self.size].T
+
+    @property
+    def fresh(self) -> Float[Tensor, "n r"]:
+        """N: a view that the next expansion overwrites."""
+        return self._rows[self.size : self.size + self.width].T
 
     @property
     def exhausted(self) -> bool:
         """Whether the basis spans an invariant space of A."""
-        return self.fresh.shape[1] == 0
-
-    @property
-    def full(self) -> bool:
-        """Whether the next block no longer fits; restart first."""
-        return self.size + self.fresh.shape[1] > self._rows.shape[0]
+        return self.width == 0
 
     @property
     def floor(self) -> float:
         """Length up to which a direction is taken for rounding error."""
         return _ROUNDING * torch.finfo(self.A.dtype).eps * self.scale
 
-    def expand(self) -> None:
-        """Take the next block into the basis. Cost: one product a column.
+    def has_room(self, columns: int) -> bool:
+        """Whether an expansion by so many columns fits; restart first where it does not."""
+        return min(self.size + self.width + columns, self.A.shape[0]) <= self._rows.shape[0]
+
+    def expand(self, columns: int) -> None:
+        """Take the first `columns` fresh directions into the basis. Cost: one product each.
 
         Raises:
             NumericalError: The products are not finite, or show that A is not symmetric.
         """
-        old, width = self.size, self.fresh.shape[1]
-        self._rows[old : old + width] = self.fresh.T
-        self.size = old + width
-        product = self.A.matmat(self.fresh).detach()
-        self.products += width
+        old, columns = self.size, min(columns, self.width)
+        size, known = old + columns, old + self.width
+        product = self.A.matmat(self._rows[old:size].T).detach()
+        self.products += columns
         self.scale = max(self.scale, float(column_norms(product).max()))
-        split = orthonormalise(product, self.basis, self.floor)
-        above, corner = split.overlap[:old], split.overlap[old:]
-        self._check_symmetry(above - self.coupling.T, corner - corner.T)
-        above, corner = (above + self.coupling.T) / 2, (corner + corner.T) / 2
-        self.projected = torch.cat(
-            [torch.cat([self.projected, above], dim=1), torch.cat([above.T, corner], dim=1)]
-        )
-        self.fresh = split.fresh
-        self.coupling = torch.cat([self._zeros(split.fresh.shape[1], old), split.coupling], dim=1)
+        split = orthonormalise(product, self._rows[:known].T, self.floor)
+        found = split.fresh.shape[1]
+        self._rows[known : known + found] = split.fresh.T
+        above, corner, beside = split.overlap[:old], split.overlap[old:size], split.overlap[size:]
+        taken, left = self.coupling[:columns], self.coupling[columns:]
+        self._check_symmetry(above - taken.T, corner - corner.T)
+        above, corner = (above + taken.T) / 2, (corner + corner.T) / 2
+        self.projected = _blocks([[self.projected, above], [above.T, corner]])
+        self.coupling = _blocks([[left, beside], [self._zeros(found, old), split.coupling]])
+
+    def turn(self, coefficients: Float[Tensor, "m p"]) -> None:
+        """Turn N so that its first columns carry the most of the residuals of p combinations of the basis."""
+        rotation = torch.linalg.svd(self.coupling @ coefficients).U
+        self.coupling = rotation.T @ self.coupling
+        self._rows[self.size : self.size + self.width] = rotation.T.to(self.A.dtype) @ self.fresh.T
 
     def ritz(self) -> Ritz:
         """The Ritz pairs of the present basis. Cost: an eigendecomposition of T."""
@@ -100,21 +124,14 @@ class BlockLanczos:
         return Ritz(values, coefficients, column_norms(self.coupling @ coefficients))
 
     def restart(self, coefficients: Float[Tensor, "m p"]) -> None:
-        """Keep only p combinations of the basis that are eigenvectors of T, with what couples them to the next block."""
+        """Keep of the basis only p combinations that are eigenvectors of T, and all of N."""
         # Combining rounds a little at every restart; QR keeps that from adding up over hundreds of them.
         combined, triangle = torch.linalg.qr(self.basis @ coefficients.to(self.A.dtype))
-        kept = coefficients.shape[1]
+        kept, fresh = coefficients.shape[1], self.fresh.T.clone()
         self._rows[:kept] = (combined * torch.diagonal(triangle).sign()).T
-        self.size = kept
+        self._rows[kept : kept + self.width] = fresh
         self.projected = coefficients.T @ self.projected @ coefficients
         self.coupling = self.coupling @ coefficients
-
-    def inject(self, block: Float[Tensor, "n b"]) -> None:
-        """Add what of `block` lies outside basis and next block to the next block; the identity stays true."""
-        taken = self.basis if self.exhausted else torch.cat([self.basis, self.fresh], dim=1)
-        outside = orthonormalise(block, taken).fresh
-        self.fresh = torch.cat([self.fresh, outside], dim=1)
-        self.coupling = torch.cat([self.coupling, self._zeros(outside.shape[1], self.size)])
 
     def _zeros(self, rows: int, columns: int) -> Tensor:
         return torch.zeros(rows, columns, dtype=torch.float64, device=self.A.device)
@@ -129,3 +146,8 @@ class BlockLanczos:
                 f"products that differ from their transposes by {worst / self.scale:.2g} of its norm",
                 "Correct the product, or pass the symmetric part (A + A.T) * 0.5.",
             )
+
+
+def _blocks(rows: list[list[Tensor]]) -> Tensor:
+    """The matrix of these blocks."""
+    return torch.cat([torch.cat(row, dim=1) for row in rows])

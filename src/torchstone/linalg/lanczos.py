@@ -82,9 +82,9 @@ def lanczos(
     require_symmetric(A, "lanczos")
     if steps < 1:
         raise SettingError("steps must be at least 1", f"{steps}", "Ask for more; 30 to 100 are usual.")
-    process = BlockLanczos(A, _start(A, generator, start)[:, None], capacity=steps)
+    process = BlockLanczos(A, _start(A, generator, start)[:, None], capacity=steps + 1)
     while process.size < steps and not process.exhausted:
-        process.expand()
+        process.expand(1)
     residual = torch.zeros(A.shape[0], dtype=A.dtype, device=A.device)
     if not process.exhausted:
         residual = process.fresh[:, 0] * process.coupling[0, -1].to(A.dtype)
