@@ -94,14 +94,15 @@ def examine(
     from torchstone.examining import examine as run
     from torchstone.plan import Plan, parse_bytes
     from torchstone.report.terminal import render
+    from torchstone.specimens.catalogue import built_in
     from torchstone.specimens.target import load_target, parse_options
 
     chosen = Plan.named(plan, parse_bytes(budget) if budget is not None else None)
     changed = _settings(settings)
     folder = output if output is not None else Path("torchstone-reports") / _folder_name(target)
     notes = Console(stderr=True)
-    if target.isidentifier() or "-" in target:
-        notes.print(f"[dim]Preparing {target} (built-in specimens are trained on the spot) …[/dim]")
+    if target in built_in():
+        notes.print(f"[dim]Training {target} on the spot …[/dim]")
     specimen = load_target(target, parse_options(options), seed)
     specimen = specimen.to(device) if device is not None else specimen
     try:
