@@ -53,12 +53,14 @@ class Evidence:
         *,
         relative: float | None = None,
         absolute: float | None = None,
+        standard_error: float | None = None,
         note: str = "",
     ) -> Evidence:
         """`measured` equals `expected` up to exactly one of the tolerances.
 
         Tensors of several numbers are compared by the Euclidean norm of their difference (divided by that of
-        `expected` where the tolerance is relative), which becomes the measured number.
+        `expected` where the tolerance is relative), which becomes the measured number. `standard_error` is shown and
+        does not widen the tolerance.
 
         Raises:
             SettingError: Not exactly one tolerance, or tensors of different shapes.
@@ -71,7 +73,9 @@ class Evidence:
             )
         [(kind, tolerance)] = given
         if _single(measured) and _single(expected):
-            return cls((Check(name, float(measured), float(expected), tolerance, kind, note=note),))
+            return cls(
+                (Check(name, float(measured), float(expected), tolerance, kind, standard_error, note),)
+            )
         distance = _distance(name, measured, expected, kind is Kind.RELATIVE)
         what = "relative distance" if kind is Kind.RELATIVE else "distance"
         return cls((Check(f"{name}: {what}", distance, tolerance, 0.0, Kind.AT_MOST, note=note),))

@@ -69,15 +69,15 @@ def expectation(check: Check) -> str:
     """What a check expects, with its tolerance.
 
     >>> expectation(Check("risk", 1.02, 1.0, 0.08, Kind.RELATIVE)), expectation(Check("gap", 0, 1e-12, 0, Kind.AT_MOST))
-    ('1 ± 8%', 'at most 1.00 × 10⁻¹²')
+    ('1 ± 8%', 'at most 1.000 × 10⁻¹²')
     """
     if check.kind in _RELATIONS:
-        return _RELATIONS[check.kind] + plain(check.expected)
+        return _RELATIONS[check.kind] + plain(check.expected, 4)
     if check.kind is Kind.RELATIVE:
-        return f"{plain(check.expected)} ± {100 * check.tolerance:.3g}%"
+        return f"{plain(check.expected, 4)} ± {100 * check.tolerance:.3g}%"
     if check.kind is Kind.STANDARD_ERRORS:
         return f"{plain(check.expected, 4)} ± {check.tolerance:.3g} s.e."
-    return f"{plain(check.expected)} ± {plain(check.tolerance)}"
+    return f"{plain(check.expected, 4)} ± {plain(check.tolerance)}"
 
 
 def measured(check: Check) -> str:

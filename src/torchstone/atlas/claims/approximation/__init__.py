@@ -1,0 +1,1 @@
+"""Claims: approximation and expressivity."""

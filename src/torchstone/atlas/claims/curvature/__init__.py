@@ -1,0 +1,1 @@
+"""Claims: curvature and landscape."""

@@ -1,0 +1,1 @@
+"""Claims: risk and bounds."""

@@ -1,0 +1,1 @@
+"""Claims: signal propagation, initialisation and normalisation."""
