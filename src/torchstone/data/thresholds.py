@@ -65,7 +65,7 @@ class GridLaw:
         is_one = x > threshold
         if island is not None:
             is_one = is_one ^ ((x > island[0]) & (x < island[1]))
-        return cls(torch.where(is_one, 1 - flip, flip).double())
+        return cls(flip + (1 - 2 * flip) * is_one.double())
 
     @property
     def points(self) -> Tensor:
