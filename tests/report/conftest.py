@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -252,7 +253,7 @@ def empties() -> tuple[Detail, ...]:
     return (
         Scalars("", ()), Scalars("", (), stacked=True), Scalars("", (Scalar("zero", 0.0),), stacked=True),
         Curve("", axis, axis, ()), Curve("", axis, Axis("", log=True), (Line("", (), ()),)),
-        Curve("", axis, axis, (Line("one", (1.0,), (2.0,)),)), Histogram("", axis, (), ()) if False else Histogram("", axis, (0.0,), ()),
+        Curve("", axis, axis, (Line("one", (1.0,), (2.0,)),)), Histogram("", axis, (0.0,), ()),
         Histogram("", axis, (0.0, 1.0), (Bars("", (0.0,)),)), Spectrum("", ()), Spectrum("", (0.0, 0.0), log=True),
         Table("", (), ()), Table("", ("a",), ()), Surface("", axis, axis, axis, (), (), ()), Scatter("", axis, axis, (), ()),
         Scatter("", axis, axis, (math.nan,), (1.0,)), Images("", ()),
@@ -277,3 +278,25 @@ def _kinds() -> dict[str, Detail]:
 @pytest.fixture(scope="session", name="empties")
 def _empties() -> tuple[Detail, ...]:
     return empties()
+
+
+@pytest.fixture(scope="session", name="hostile_details")
+def _hostile_details_of_all() -> tuple[Detail, ...]:
+    return tuple(detail for text in HOSTILE for detail in _hostile_details(text))
+
+
+@pytest.fixture(scope="session", name="hostile_texts")
+def _hostile_texts() -> tuple[str, ...]:
+    return HOSTILE
+
+
+@pytest.fixture(scope="session", name="examined")
+def _examined() -> Callable[..., Examination]:
+    """Makes an examination of some readings."""
+    return examination
+
+
+@pytest.fixture(scope="session", name="read")
+def _read() -> Callable[..., Reading]:
+    """Makes a reading with some fields changed."""
+    return reading

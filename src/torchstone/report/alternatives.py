@@ -20,7 +20,7 @@ from torchstone.details import (
     Surface,
     Table,
 )
-from torchstone.report.escaping import shorten
+from torchstone.report.escaping import one_line, shorten
 from torchstone.report.words import counted, listed, measurement, plain, with_unit
 
 _MOST_PARTS = 6  # lines, groups or markers that are told one by one
@@ -47,7 +47,7 @@ def alternative(detail: Detail) -> str:
             said = _scatter(detail)
         case Images():
             said = _images(detail)
-    return said
+    return one_line(said)
 
 
 def _scalars(detail: Scalars) -> str:

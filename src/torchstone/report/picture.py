@@ -7,6 +7,8 @@ import math
 import struct
 import zlib
 
+import numpy as np
+
 from torchstone.details import Picture
 
 
@@ -21,21 +23,15 @@ def png(picture: Picture, most_pixels: int) -> bytes:
     """An 8-bit PNG, grey or RGB (ISO/IEC 15948, sections 5 and 11). Values are clipped to [0, 1]; NaN is black."""
     channels = len(picture.pixels) // (picture.height * picture.width)
     step = math.ceil(max(picture.height, picture.width) / most_pixels)
-    rows, columns = range(0, picture.height, step), range(0, picture.width, step)
-    raw = bytearray()
-    for i in rows:
-        raw.append(0)  # filter type: none
-        for j in columns:
-            start = (i * picture.width + j) * channels
-            raw.extend(_byte(value) for value in picture.pixels[start : start + channels])
+    pixels = np.reshape(picture.pixels, (picture.height, picture.width, channels))[::step, ::step]
+    levels = np.rint(255 * np.clip(np.nan_to_num(pixels), 0, 1)).astype(np.uint8)
+    rows, columns = levels.shape[:2]
+    # Each row starts with its filter type, 0 for none.
+    raw = np.concatenate([np.zeros((rows, 1), np.uint8), levels.reshape(rows, -1)], axis=1).tobytes()
     kind = 2 if channels == 3 else 0
-    header = struct.pack(">IIBBBBB", len(columns), len(rows), 8, kind, 0, 0, 0)
-    body = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(bytes(raw), 9)) + _chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", columns, rows, 8, kind, 0, 0, 0)
+    body = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(raw, 9)) + _chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
-
-
-def _byte(value: float) -> int:
-    return round(255 * min(max(value, 0.0), 1.0)) if not math.isnan(value) else 0
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

@@ -14,13 +14,13 @@ MOST_DIGITS = 6
 _ATTACHED = ("%", "°")
 
 
-def exponent_of(value: float) -> int:
-    """The power of ten of a finite number's first digit; 0 for zero.
+def exponent_of(value: float, digits: int = 12) -> int:
+    """The power of ten of a finite number's first digit, once it is rounded to `digits`; 0 for zero.
 
-    >>> exponent_of(0.05), exponent_of(1000.0)
-    (-2, 3)
+    >>> exponent_of(0.05), exponent_of(999.6), exponent_of(999.6, 3)
+    (-2, 2, 3)
     """
-    return int(f"{value:e}".partition("e")[2]) if value else 0
+    return int(f"{value:.{digits - 1}e}".partition("e")[2])
 
 
 def plain(value: float | int | None, digits: int = 3) -> str:
@@ -39,10 +39,11 @@ def plain(value: float | int | None, digits: int = 3) -> str:
         return f"{int(value):,}".replace("-", MINUS)
     if isinstance(value, int) and abs(value) < 10**12:
         return f"{value:,}".replace("-", MINUS)
-    exponent = exponent_of(float(f"{value:.{digits - 1}e}"))
+    exponent = exponent_of(value, digits)
     if SMALLEST <= abs(value) < LARGEST:
         return _without_zeros(fixed(value, max(0, digits - 1 - exponent)))
-    return f"{_without_zeros(fixed(_scaled(value, exponent), digits - 1))} {power(exponent)}"
+    first = f"{value:.{digits - 1}e}".partition("e")[0].replace("-", MINUS)
+    return f"{_without_zeros(first)} {power(exponent)}"
 
 
 def _without_zeros(text: str) -> str:

@@ -43,7 +43,7 @@ def curve(detail: Curve, resolution: Resolution) -> Figure:
     shapes = reference_lines(shown_markers(detail.markers, x_log, y_log))
     x_axis = axis(detail.x, xs, log=x_log)
     if detail.ticks:
-        x_axis |= named_ticks(detail.ticks, _tick_positions(detail)) | {"tickangle": "auto"}
+        x_axis |= named_ticks(detail.ticks, _tick_positions(detail))
     several = len(detail.lines) > 1 or bool(shapes)
     unified = {"hovermode": "x unified"} if 1 < len(detail.lines) <= _TOLD_APART else {}
     layout = frame(x_axis, axis(detail.y, ys, log=y_log), legend=several, shapes=shapes, **unified)
