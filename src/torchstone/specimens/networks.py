@@ -90,10 +90,9 @@ def mlp(
             "Pass [2, 64, 2].",
         )
     layers: list[nn.Module] = [nn.Flatten()]
-    with torch.device("meta"):
-        for inputs, outputs in pairwise(widths):
-            layers += [nn.Linear(inputs, outputs), activation()]
-    sigmas = _keeping_variance(len(widths) - 1, activation())
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs, device="meta"), activation()]
+    sigmas = _keeping_variance(len(widths) - 1, activation().eval().double())
     return _initialised(nn.Sequential(*layers[:-1]), sigmas, generator)
 
 
@@ -160,9 +159,9 @@ def residual_mlp(
 
 def _initialised(model: nn.Module, sigmas: Sequence[float], generator: torch.Generator) -> nn.Module:
     """The model off the meta device: weights N(0, sigma^2 / fan_in), one sigma a layer in order, and no biases."""
-    model.to_empty(device="cpu")
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)]
     for layer, sigma in zip(layers, sigmas, strict=True):
+        layer.to_empty(device="cpu")  # weights alone: an activation may have parameters of its own
         nn.init.normal_(layer.weight, 0.0, sigma / layer.weight[0].numel() ** 0.5, generator=generator)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
