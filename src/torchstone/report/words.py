@@ -83,7 +83,12 @@ def with_unit(text: str, unit: str) -> str:
     >>> with_unit("8.3", "%"), with_unit("2", "nats")
     ('8.3%', '2\xa0nats')
     """
-    return text if not unit else text + unit if unit in _ATTACHED else f"{text}\u00a0{unit}"
+    return f"{text}{gap(unit)}{unit}"
+
+
+def gap(unit: str) -> str:
+    """What stands between a number and its unit: nothing, or a blank that does not break."""
+    return "\u00a0" if unit and unit not in _ATTACHED else ""
 
 
 def measurement(value: float, low: float | None = None, high: float | None = None) -> str:

@@ -129,8 +129,7 @@
   const readings = all("details.reading");
   expand.hidden = readings.length === 0;
   expand.addEventListener("click", () => {
-    const open = expand.getAttribute("aria-pressed") !== "true";
-    expand.setAttribute("aria-pressed", String(open));
+    const open = readings.some((reading) => !reading.open);
     expand.textContent = open ? "Collapse all" : "Expand all";
     for (const reading of readings) reading.open = open;
   });
