@@ -3,7 +3,7 @@ r"""Piecewise linear interpolation by a ReLU network of one hidden layer.
     f(x) = f(t_0) + sum_{j=0}^{n-1} c_j relu(x - t_j),   c_j = slope of piece j minus slope of piece j - 1
 
 has n units and, on [t_0, t_n], n linear pieces: one hidden layer spends one unit on every piece.
-Source: the classical construction; the count of pieces is Telgarsky 2015, lemma 2.1.
+Source: the classical construction; the count of pieces is in Telgarsky 2015, section 2.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ a sawtooth of 2^(k-1) teeth,
     f_m(x) = x - sum_{k=1}^m g_k(x) / 4^k
 
 is the piecewise linear interpolant of x^2 at the 2^m + 1 points j / 2^m, so that sup |f_m - x^2| = 2^(-2m-2).
-Source: Yarotsky 2017, proposition 2; the sawtooth is Telgarsky 2015, lemma 2.2.
+Source: Yarotsky 2017, proposition 2; the sawtooth is that of Telgarsky 2015, section 2.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torchstone.errors import SettingError
 
-_ID = re.compile(r"([A-Z])(\d\d)")
+_ID = re.compile(r"([A-Z])([0-9]{2})")
 
 
 class Shelf(NamedTuple):

@@ -69,7 +69,7 @@ def expectation(check: Check) -> str:
     """What a check expects, with its tolerance.
 
     >>> expectation(Check("risk", 1.02, 1.0, 0.08, Kind.RELATIVE)), expectation(Check("gap", 0, 1e-12, 0, Kind.AT_MOST))
-    ('1 ± 8%', 'at most 1.000 × 10⁻¹²')
+    ('1 ± 8%', 'at most 1 × 10⁻¹²')
     """
     if check.kind in _RELATIONS:
         return _RELATIONS[check.kind] + plain(check.expected, 4)
@@ -84,7 +84,7 @@ def measured(check: Check) -> str:
     """What was measured, with its standard error where it has one.
 
     >>> measured(Check("risk", 1.0234, 1.0, 3, Kind.STANDARD_ERRORS, 0.01))
-    '1.023 (s.e. 0.0100)'
+    '1.023 (s.e. 0.01)'
     """
     bar = "" if check.standard_error is None else f" (s.e. {plain(check.standard_error)})"
     return plain(check.measured, 4) + bar

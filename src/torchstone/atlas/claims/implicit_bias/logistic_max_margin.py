@@ -52,64 +52,63 @@ def experiment(scale: Scale, generator: torch.Generator, pull: Pull) -> Evidence
     rates = (1 / smoothness, 0.01 / smoothness)
     steps = GATE if scale is Scale.QUICK else 20 * GATE
     times, path = descend(x, rates, steps, pull)
-    last, decade_ago = path[-1], path[times.index(steps // 10)]
     fast_times, fast = descend_normalised(x, 10_000)
-    t = math.log(steps)
-    products = (
-        torch.stack([margin_gap(path[:, i], x, separator) for i in range(len(rates))])
-        * torch.tensor(times).log()
-    )
-    late = products[0, [i for i, time in enumerate(times) if time >= steps // 1000]]
+    gaps = torch.stack([margin_gap(path[:, i], x, separator) for i in range(len(rates))])
+    products = gaps * torch.tensor(times, dtype=torch.float64).log()
     limit = float(ALPHA.max().log()) + ENTROPY
-    growth = (last - decade_ago).norm(dim=1) / math.log(10)
-    parts = [
+    ratio = path[-1, 0].norm() / math.log(steps)
+    offset = torch.linalg.solve(x[:2], (rates[0] / ALPHA).log())
+    late = products[0, [i for i, time in enumerate(times) if time >= steps // 1000]]
+    product, at = (
+        "(gamma* - gamma_t) log t over the last three decades",
+        f"t = {steps:,}, eta = {rates[0]:.3g}",
+    )
+    return Evidence.all_of(
         Evidence.close(
             "hard-margin SVC (C = 1e6) against w*", support_vector_machine(x), separator, absolute=1e-5
         ),
-        Evidence.close(
-            f"|w_t| / log t over |w*| at t = {steps:,}, eta = {rates[0]:.3g}",
-            last[0].norm() / t,
-            1.0,
-            relative=0.15,
-        ),
-        Evidence.at_least(
-            "least (gamma* - gamma_t) log t over the last three decades", late.min(), limit / 2
-        ),
+        *(rate_checks(times, path[:, i], separator, rate) for i, rate in enumerate(rates)),
+        Evidence.close(f"|w_t| / log t over |w*| at {at}", ratio, 1.0, relative=0.15),
         Evidence.at_most(
-            "greatest (gamma* - gamma_t) log t over the last three decades", late.max(), 3 * limit
+            f"|w_t - w* log t - r| at {at}",
+            (path[-1, 0] - math.log(steps) * separator - offset).norm(),
+            0.01,
+            "eta exp(-<x_n, r>) = alpha_n at both support vectors",
         ),
+        Evidence.at_least(f"least {product}", late.min(), limit / 2, "its limit is twice as large"),
+        Evidence.at_most(f"greatest {product}", late.max(), 3 * limit),
         Evidence.at_most(
-            f"margin gap of normalised descent at t = 10,000 over that of plain descent at t = {steps:,}",
-            margin_gap(fast, x, separator)[-1] / margin_gap(path[:, 0], x, separator)[-1],
+            f"margin gap of normalised descent at t = 10,000 over that of plain descent at {at}",
+            margin_gap(fast, x, separator)[-1] / gaps[0, -1],
             0.2,
             "dividing the gradient by the loss keeps the pull constant",
         ),
-    ]
-    for i, rate in enumerate(rates):
-        name = f"eta = {rate:.3g}"
-        predicted = 1 + (math.log(rate) + ENTROPY) / t
-        parts += [
-            Evidence.at_least(
-                f"cosine of w_t and w* at t = {steps:,}, {name}", last[i] @ separator / last[i].norm(), 0.99
-            ),
-            Evidence.close(
-                f"|w_t| / log t, {name}",
-                last[i].norm() / t,
-                predicted,
-                relative=0.03,
-                note="1 + (log eta + h)/log t",
-            ),
-            Evidence.close(
-                f"growth of w_t per unit of log t, {name}", growth[i], 1.0, relative=0.15, note="|w*| = 1"
-            ),
-        ]
-    return Evidence.all_of(
-        *parts,
         figures=(
             gap_curve(times, products, rates, limit),
             norm_curve(times, path, rates),
-            plane(x, separator, last[0]),
+            plane(x, separator, path[-1, 0]),
             speed_table(times, path, fast_times, fast, x, separator),
+        ),
+    )
+
+
+def rate_checks(times: list[int], path: Tensor, separator: Tensor, rate: float) -> Evidence:
+    """Direction, norm and growth of one path (times, 2)."""
+    steps, last, decade_ago = times[-1], path[-1], path[times.index(times[-1] // 10)]
+    at, t = f"t = {steps:,}, eta = {rate:.3g}", math.log(steps)
+    growth = (last - decade_ago).norm() / math.log(10)
+    predicted = 1 + (math.log(rate) + ENTROPY) / t
+    return Evidence.all_of(
+        Evidence.at_least(f"cosine of w_t and w* at {at}", last @ separator / last.norm(), 0.99),
+        Evidence.close(
+            f"|w_t| / log t at {at}",
+            last.norm() / t,
+            predicted,
+            relative=0.03,
+            note="1 + (log eta + h)/log t",
+        ),
+        Evidence.close(
+            f"growth of w_t per unit of log t at {at}", growth, 1.0, relative=0.15, note="|w*| = 1"
         ),
     )
 
@@ -141,7 +140,7 @@ def support_vector_machine(x: Tensor) -> Tensor:
 
 def descend(x: Tensor, rates: tuple[float, ...], steps: int, pull: Pull) -> tuple[list[int], Tensor]:
     """Gradient descent from 0 on the sum of losses: times and iterates (times, rates, 2), ten a decade."""
-    times = sorted({round(10 ** (k / 10)) for k in range(round(10 * math.log10(steps)) + 1)})
+    times = sorted({round(10 ** (k / 10)) for k in range(math.floor(10 * math.log10(steps)) + 1)})
     eta = torch.tensor(rates, dtype=torch.float64)[:, None]
     w, path, kept = torch.zeros(len(rates), 2, dtype=torch.float64), [], set(times)
     transposed = x.T.contiguous()

@@ -101,7 +101,8 @@ def experiment(scale: Scale, generator: torch.Generator, rate: Rate) -> Evidence
 
 def matrix(name: str, real: list[float], modulus: float, generator: torch.Generator) -> Matrix:
     """A non-normal 6 x 6 matrix with four real eigenvalues and a complex pair of the given modulus."""
-    pair = torch.polar(torch.tensor([modulus] * 2), torch.tensor([ANGLE, -ANGLE])).to(torch.complex128)
+    angles = torch.tensor([ANGLE, -ANGLE], dtype=torch.float64)
+    pair = torch.polar(torch.full_like(angles, modulus), angles)
     c, s = modulus * math.cos(ANGLE), modulus * math.sin(ANGLE)
     rotation = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
     block = torch.block_diag(torch.diag(torch.tensor(real, dtype=torch.float64)), rotation)
