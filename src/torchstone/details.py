@@ -144,7 +144,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts between `edges` (one more than there are counts), for one or several groups."""
+    """Counts between `edges` (one more than there are counts), for one or several groups; `y` names what is counted."""
 
     title: str
     x: Axis
@@ -152,6 +152,7 @@ class Histogram:
     groups: tuple[Bars, ...]
     markers: tuple[Marker, ...] = ()
     caption: str = ""
+    y: Axis = Axis("count")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "edges", numbers(self.edges))

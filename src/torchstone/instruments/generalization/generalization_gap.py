@@ -105,6 +105,7 @@ def _histogram(train: Tensor, test: Tensor) -> Histogram:
         numbers(edges),
         tuple(groups),
         caption="Bars: percent of each set. Mass on the right in test only is what the network did not learn.",
+        y=Axis("share of the set", "%"),
     )
 
 

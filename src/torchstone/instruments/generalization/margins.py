@@ -126,6 +126,7 @@ def _histogram(splits: dict[str, Tensor]) -> Histogram:
         groups,
         (Marker("decision boundary", 0.0, "x"),),
         caption="Percent of each set. Left of 0 is misclassified; a test curve left of the training curve is the gap.",
+        y=Axis("share of the set", "%"),
     )
 
 

@@ -152,6 +152,7 @@ def _histogram(distances: Tensor, within: Tensor, typical: float, tolerance: flo
         groups,
         (Marker("near-copy", tolerance, "x"),),
         caption="Percent of each set. Both shapes should agree; a peak at 0 in test only is leakage.",
+        y=Axis("share of the set", "%"),
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from torchstone.details import Histogram, thin
 from torchstone.report.escaping import for_plot
 from torchstone.report.figures.frame import (
-    Axis,
     Figure,
     axis,
     can_be_log,
@@ -50,7 +49,7 @@ def histogram(detail: Histogram, resolution: Resolution) -> Figure:
         )
     shapes = reference_lines(shown_markers(detail.markers, x_log, False))
     several = len(detail.groups) > 1 or bool(shapes)
-    y_axis = axis(Axis("count")) | {"rangemode": "tozero"}
+    y_axis = axis(detail.y) | {"rangemode": "tozero"}
     layout = frame(axis(detail.x, edges, log=x_log), y_axis, legend=several, shapes=shapes)
     return {"data": traces, "layout": layout}
 
