@@ -83,7 +83,7 @@ def test_depth_does_not_let_the_variance_explode(skip, low, high):
 
 def test_an_activation_keeps_its_own_parameters():
     model = mlp([4, 5, 2], nn.PReLU, generator=generator())
-    assert [float(layer.weight) for layer in model.modules() if isinstance(layer, nn.PReLU)] == [0.25]
+    assert [layer.weight.item() for layer in model.modules() if isinstance(layer, nn.PReLU)] == [0.25]
 
 
 def test_skips_let_a_deep_network_train():

@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from torchstone.errors import ObjectiveError, SettingError
 from torchstone.specimens.networks import mlp
-from torchstone.training.evaluation import cross_entropy, mean_over, misclassified, squared_error
+from torchstone.training.evaluation import cross_entropy, evaluate, mean_over, misclassified, squared_error
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -43,11 +43,24 @@ def test_each_function_gives_its_definition():
     )
 
 
-def test_nothing_is_recorded_and_the_mode_stays():
-    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 4).double()).train()
-    mean_over(model, cross_entropy, X[:10], Y[:10])
-    assert model.training
-    assert all(parameter.grad is None for parameter in model.parameters())
+def test_losses_come_back_in_order():
+    per_example = evaluate(MODEL, cross_entropy, X.float().double(), Y, batch_size=64)
+    whole = cross_entropy(MODEL, X.float().double(), Y).detach()
+    assert per_example.shape == (1003,)
+    assert torch.allclose(per_example, whole, rtol=0, atol=1e-13)
+    assert not per_example.requires_grad
+
+
+def test_dropout_is_off_and_every_mode_is_put_back():
+    frozen, live = nn.BatchNorm1d(5).double().eval(), nn.Dropout(0.5)
+    model = nn.Sequential(live, frozen, MODEL)
+    model.training = True
+    quiet = mean_over(nn.Sequential(frozen, MODEL).eval(), cross_entropy, X, Y)
+    assert mean_over(model, cross_entropy, X, Y) == quiet
+    assert (model.training, live.training, frozen.training) == (True, True, False)
+    with pytest.raises(ZeroDivisionError):
+        mean_over(model, lambda *_: X / (1 // 0), X, Y)
+    assert (model.training, live.training, frozen.training) == (True, True, False)
 
 
 def test_targets_never_broadcast_to_pairs():

@@ -92,7 +92,7 @@ def mlp(
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs, device="meta"), activation()]
-    sigmas = _keeping_variance(len(widths) - 1, activation().eval().double())
+    sigmas = _keeping_variance(len(widths) - 1, activation().eval().double().requires_grad_(False))
     return _initialised(nn.Sequential(*layers[:-1]), sigmas, generator)
 
 

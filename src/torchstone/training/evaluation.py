@@ -40,12 +40,44 @@ def misclassified(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return (model(x).argmax(dim=1) != y).float()
 
 
-def mean_over(model: nn.Module, function: PerExample, x: Tensor, y: Tensor, batch_size: int = 1024) -> float:
-    r"""Empirical risk :math:`\frac1N \sum_i f(\text{model}, x_i, y_i)`, without gradients, in the model's present mode.
-
-    Summed in float64 by example, so that the batch size and a shorter last batch do not matter.
+def evaluate(model: nn.Module, function: PerExample, x: Tensor, y: Tensor, batch_size: int = 1024) -> Tensor:
+    """A loss or error of every example in eval mode, without gradients; the modes are put back afterwards.
 
     Cost: one forward pass.
+
+    Args:
+        model: The network.
+        function: Loss or error by example.
+        x: Inputs (N, ...).
+        y: Targets (N, ...).
+        batch_size: Examples at a time.
+
+    Returns:
+        One number per example in float64, shape (N,), in the order of x.
+
+    Raises:
+        SettingError: No examples, or no batch size.
+        ObjectiveError: The function does not return one number per example.
+    """
+    check_pairs(x, y, batch_size)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            parts = [
+                one_per_example(function(model, some_x, some_y), len(some_x)).double()
+                for some_x, some_y in zip(x.split(batch_size), y.split(batch_size), strict=True)
+            ]
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return torch.cat(parts)
+
+
+def mean_over(model: nn.Module, function: PerExample, x: Tensor, y: Tensor, batch_size: int = 1024) -> float:
+    r"""Empirical risk :math:`\frac1N \sum_i f(\text{model}, x_i, y_i)` in eval mode: the mean of `evaluate`.
+
+    Every example weighs the same, whatever the batch size and however short the last batch; the sum is in float64.
 
     Args:
         model: The network.
@@ -61,12 +93,7 @@ def mean_over(model: nn.Module, function: PerExample, x: Tensor, y: Tensor, batc
         SettingError: No examples, or no batch size.
         ObjectiveError: The function does not return one number per example.
     """
-    check_pairs(x, y, batch_size)
-    total = 0.0
-    with torch.no_grad():
-        for some_x, some_y in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            total += float(one_per_example(function(model, some_x, some_y), len(some_x)).double().sum())
-    return total / len(x)
+    return float(evaluate(model, function, x, y, batch_size).mean())
 
 
 def one_per_example(values: Tensor, count: int) -> Tensor:
