@@ -103,6 +103,14 @@ class Ball:
             return torch.minimum(reach, self._room(direction)) * direction
         return self._along(direction, longest=math.inf) * direction.sign()
 
+    def free(self, gradient: Tensor, perturbation: Tensor) -> Tensor:
+        """The gradient where the box leaves room to follow it from a perturbation, zero elsewhere; (N, ...) in float64."""
+        gradient = wide(gradient)
+        if self.bounds is None:
+            return gradient
+        room = self._room(gradient) - perturbation * gradient.sign()
+        return torch.where(room > 0, gradient, torch.zeros_like(gradient))
+
     def random(self, generator: torch.Generator) -> Tensor:
         """A random perturbation, uniform in the ball, then projected into the box.
 

@@ -12,25 +12,30 @@ from torchstone.robust.ball import Ball
 from torchstone.robust.goal import Goal, evaluate
 from torchstone.robust.norms import distances, per_example, wide
 
+# A boundary at the clean input itself would be halved for ever.
+_MOST_HALVINGS = 60
 
-def pull_back(goal: Goal, ball: Ball, result: AttackResult, halvings: int = 20) -> AttackResult:
+
+def pull_back(goal: Goal, ball: Ball, result: AttackResult, tolerance: float = 1e-6) -> AttackResult:
     r"""Shortens each successful perturbation by bisection over its length, as far as it still succeeds.
 
-    The segment from the clean input to the point found crosses a boundary; after n halvings the point is within
-    :math:`2^{-n}` of its own length of a crossing. Examples that are won at the clean input go there.
+    The segment from the clean input to the point found crosses a boundary; the bisection ends where the distance to a
+    crossing is known to the tolerance. Examples that are won at the clean input go there. Points so near a boundary may
+    round to its other side when they are evaluated in another batch.
 
-    Cost: halvings + 1 forward passes, no gradient.
+    Cost: about :math:`\log_2(r / \mathrm{tolerance}) + 1` forward passes, r the largest factor by which a perturbation is
+    shortened, and no gradient.
 
     Args:
         goal: The goal of the attack.
         ball: The clean inputs, norm and box.
         result: What an attack found.
-        halvings: Number of bisections.
+        tolerance: Relative error of the distance along the segment; infinity leaves the points as they are.
 
     Returns:
         The same result, nearer: distances never grow; examples without success are as they were.
     """
-    if len(ball.origin) == 0:
+    if len(ball.origin) == 0 or tolerance == torch.inf:
         return result
     with torch.inference_mode(False):
         far = wide(result.inputs) - wide(ball.origin)
@@ -38,7 +43,10 @@ def pull_back(goal: Goal, ball: Ball, result: AttackResult, halvings: int = 20) 
         best = _nearer(clean.success, ball, result, ball.origin, clean.losses)
         fails = torch.zeros_like(ball.eps)
         works = torch.where(clean.success, fails, torch.ones_like(fails))
-        for _ in range(halvings):
+        for _ in range(_MOST_HALVINGS):
+            still = result.success & (works - fails > tolerance * works)
+            if not bool(still.any()):
+                break
             middle = (fails + works) / 2
             seen = evaluate(goal, ball.place(per_example(middle, far) * far))
             works = torch.where(seen.success, middle, works)

@@ -232,7 +232,7 @@ class GaussianBlur:
     ) -> Tensor:
         """Blurred images; edges are continued by their last pixel, so that a flat image stays flat."""
         sigma = strength * max(1.0, min(inputs.shape[2:]) / 32)
-        reach = math.ceil(4 * sigma)
+        reach = int(4 * sigma + 0.5)
         offsets = torch.arange(-reach, reach + 1, dtype=inputs.dtype, device=inputs.device)
         kernel = torch.exp(-offsets.square() / (2 * sigma**2))
         kernel = (kernel / kernel.sum()).reshape(1, 1, 1, -1)

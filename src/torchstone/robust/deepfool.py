@@ -36,7 +36,8 @@ def deepfool(
     :math:`|f_c| / \|w_c\|_*` along the steepest direction of w_c; the sum of steps is stretched by 1 + overshoot, so
     that the point lies past the boundary.
 
-    Exact, up to the overshoot, for an affine network without a box. `pull_back` removes the overshoot.
+    Exact, up to the overshoot, for an affine network without a box. `pull_back` removes the overshoot. In a box, which the
+    paper has not, distances are measured over the coordinates that are free to move.
 
     Cost: at most steps * candidates backward passes; it stops when every example is misclassified.
     Bias: its distances are upper bounds of the smallest ones.
@@ -78,7 +79,9 @@ def deepfool(
     goal = misclassify(logits, labels, margin)
     if len(inputs) == 0:
         return ascend(goal, ball, _ToTheBoundary(steps, overshoot, labels[:, None], labels))
-    rivals = wrong_classes(evaluate(goal, ball.origin).outputs, labels, candidates)
+    with torch.inference_mode(False):
+        labels = labels.detach().long().clone()
+        rivals = wrong_classes(evaluate(goal, ball.origin).outputs, labels, candidates)
     method = _ToTheBoundary(steps, overshoot, rivals, labels)
     return only_found(ascend(goal, ball, method, prefer=by_distance, until_broken=True))
 
@@ -113,14 +116,18 @@ class _ToTheBoundary:
         """To the nearest linearised boundary; misclassified examples stay."""
         outputs, norm = here.seen.outputs, here.ball.norm
         leads = wide(_leads(outputs, self.rivals, self.labels))
-        slopes = dual_lengths(here.gradient.flatten(0, 1), norm).reshape(leads.shape)
+        # Coordinates that the box holds cannot help to reach a boundary.
+        gradients = torch.stack(
+            [here.ball.free(g, here.perturbation) for g in here.gradient.unbind(1)], dim=1
+        )
+        slopes = dual_lengths(gradients.flatten(0, 1), norm).reshape(leads.shape)
         # A lead of exactly zero is a tie that still goes to the label: a rounding error further breaks it.
         rounding = torch.finfo(outputs.dtype).eps * wide(outputs).abs().amax(dim=1, keepdim=True)
         ways = torch.where(slopes > 0, (leads.abs() + rounding) / slopes, torch.inf).nan_to_num(nan=torch.inf)
         shortest, which = ways.min(dim=1)
         go = torch.isfinite(shortest) & ~here.seen.success
         length = torch.where(go, shortest, torch.zeros_like(shortest))
-        gradient = here.gradient[torch.arange(len(which), device=which.device), which]
+        gradient = gradients[torch.arange(len(which), device=which.device), which]
         total = state + per_example(length, state) * steepest(gradient, norm)
         moved = here.ball.project((1 + self.overshoot) * total)
         return moved, moved / (1 + self.overshoot)

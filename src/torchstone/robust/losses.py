@@ -70,7 +70,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     r"""Difference of logits ratio, :math:`-(z_y - \max_{c \ne y} z_c) / (z_{\pi_1} - z_{\pi_3})`.
 
     :math:`\pi` sorts the logits downwards. Adding a constant to the logits or scaling them changes nothing, so large
-    logits do not hide the gradient. At most 1; positive iff misclassified.
+    logits do not hide the gradient. At least -1; positive iff misclassified.
 
     Args:
         logits: (N, C), C >= 3.

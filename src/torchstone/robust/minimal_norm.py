@@ -43,7 +43,7 @@ def minimal_norm(
     bounds: Bounds | None = None,
     attack: BallAttack = pgd,
     bisections: int = 8,
-    halvings: int = 20,
+    tolerance: float = 1e-6,
 ) -> AttackResult:
     r"""Upper bound of the smallest perturbation that wins, :math:`\min \|\delta\|` such that the goal is met.
 
@@ -51,7 +51,7 @@ def minimal_norm(
     at which it has won. Each attack starts at the best point so far, projected into the smaller ball, and what it finds
     is pulled back to the boundary.
 
-    Cost: at most bisections + 1 attacks, and halvings + 1 forward passes after each.
+    Cost: at most bisections + 1 attacks, and some 20 forward passes after each.
     Bias: an upper bound, since an attack may fail where a perturbation exists. Exact for losses that are monotone
     functions of affine ones.
 
@@ -63,11 +63,11 @@ def minimal_norm(
         bounds: (low, high) of valid inputs, numbers or tensors; None for no box.
         attack: What to run at each radius.
         bisections: Number of radii after the first.
-        halvings: Bisections of the segment to each point found.
+        tolerance: Of `pull_back`, relative to the distance.
 
     Returns:
         The nearest winning inputs found; distances are 0 where the clean inputs win and infinite where nothing was
-        found within eps_max.
+        found within eps_max (the inputs are then those of the largest loss).
 
     Raises:
         SettingError: Integer inputs, or a setting out of range.
@@ -75,12 +75,14 @@ def minimal_norm(
 
     Source: Carlini et al. 2019 (on evaluating adversarial robustness), section 4.3, for reporting minimal distances.
     """
-    if bisections < 0 or halvings < 0:
+    if bisections < 0 or not tolerance > 0:
         raise SettingError(
-            "bisections and halvings must be at least 0", f"{bisections} and {halvings}", "Use 8 and 20."
+            "bisections must be at least 0 and tolerance positive",
+            f"{bisections} and {tolerance}",
+            "Use 8 and 1e-6.",
         )
     ball = Ball.around(inputs, eps_max, norm, bounds)
-    best = _attacked(goal, ball, bounds, attack, None, halvings)
+    best = _attacked(goal, ball, bounds, attack, None, tolerance)
     fails = torch.zeros_like(ball.eps)
     for _ in range(bisections):
         # Examples that were never broken get no smaller ball: the larger one held nothing.
@@ -88,14 +90,14 @@ def minimal_norm(
         if not bool(open_ones.any()):
             break
         radius = torch.where(open_ones, (fails + best.distances) / 2, torch.zeros_like(fails))
-        found = _attacked(goal, ball.with_eps(radius), bounds, attack, best.inputs, halvings)
+        found = _attacked(goal, ball.with_eps(radius), bounds, attack, best.inputs, tolerance)
         fails = torch.where(open_ones & ~found.success, radius, fails)
         best = nearest(best, found)
     return best
 
 
 def _attacked(
-    goal: Goal, ball: Ball, bounds: Bounds | None, attack: BallAttack, start: Tensor | None, halvings: int
+    goal: Goal, ball: Ball, bounds: Bounds | None, attack: BallAttack, start: Tensor | None, tolerance: float
 ) -> AttackResult:
     found = attack(goal, ball.origin, ball.eps, norm=ball.norm, bounds=bounds, start=start, until_broken=True)
-    return only_found(pull_back(goal, ball, found, halvings))
+    return only_found(pull_back(goal, ball, found, tolerance))
