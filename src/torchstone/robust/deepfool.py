@@ -67,7 +67,7 @@ def deepfool(
         >>> round(found.distances.item(), 3)  # 5 / 5
         1.0
 
-    Source: Moosavi-Dezfooli, Fawzi & Frossard 2016, algorithm 2; equation 10 and section 3.3 for other norms.
+    Source: Moosavi-Dezfooli, Fawzi & Frossard 2016, algorithm 2; section 3.3 for other norms.
     """
     if steps < 1 or candidates < 1 or not overshoot >= 0:
         raise SettingError(

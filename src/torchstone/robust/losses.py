@@ -44,7 +44,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
         >>> margin(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0])).item()
         -1.0
 
-    Source: Carlini & Wagner 2017, section IV.A, f_6 with the sign turned, on logits and without the hinge.
+    Source: Carlini & Wagner 2017, section V.A, f_6 with its sign turned and without the hinge.
     """
     logits = _full(logits)
     rest = logits.scatter(1, labels[:, None], -torch.inf)
@@ -56,7 +56,7 @@ def carlini_wagner(logits: Tensor, labels: Tensor, confidence: float = 0.0) -> T
 
     Past the cap its gradient is zero, so an attack stops pushing an example that is misclassified clearly enough.
 
-    Source: Carlini & Wagner 2017, section IV.A (f_6) and section VIII for the confidence.
+    Source: Carlini & Wagner 2017, section VI.A.
     """
     return margin(logits, labels).clamp(max=confidence)
 
@@ -86,7 +86,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
         >>> dlr(torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([0])).item()
         -0.5
 
-    Source: Croce & Hein 2020 (reliable evaluation of adversarial robustness), equation 6.
+    Source: Croce & Hein 2020 (reliable evaluation of adversarial robustness), section 4.
     """
     logits = _enough(_full(logits), 3, "dlr")
     ranked = logits.topk(3, dim=1).values
@@ -107,7 +107,7 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     Raises:
         SettingError: Fewer than four classes.
 
-    Source: Croce & Hein 2020 (reliable evaluation of adversarial robustness), equation 7.
+    Source: Croce & Hein 2020 (reliable evaluation of adversarial robustness), section 4.
     """
     logits = _enough(_full(logits), 4, "targeted_dlr")
     ranked = logits.topk(4, dim=1).values

@@ -73,7 +73,8 @@ def minimal_norm(
         SettingError: Integer inputs, or a setting out of range.
         NumericalError: NaN or infinite inputs, or a NaN loss at the inputs.
 
-    Source: Carlini et al. 2019 (on evaluating adversarial robustness), section 4.3, for reporting minimal distances.
+    Source: Carlini et al. 2019 (on evaluating adversarial robustness), section 5.3: a binary search over the radius for each
+    example.
     """
     if bisections < 0 or not tolerance > 0:
         raise SettingError(

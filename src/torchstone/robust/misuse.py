@@ -1,4 +1,8 @@
-"""Signs that gradient attacks are being misused, so that the robust accuracy they give would flatter the model."""
+"""Signs that gradient attacks are being misused, so that the robust accuracy they give would flatter the model.
+
+Source: the five flags of AutoAttack (Croce & Hein 2020; flags_doc of its released code, whose thresholds are the defaults
+here), which go back to Carlini et al. 2019, sections 5.2 and 5.4, Croce et al. 2020 (RobustBench) and Pintor et al. 2021.
+"""
 
 from __future__ import annotations
 

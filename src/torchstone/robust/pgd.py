@@ -65,7 +65,7 @@ def pgd(
         >>> pgd(goal, torch.tensor([[1.0, -1.0]]), 0.5).losses.item()
         4.5
 
-    Source: Madry et al. 2018, section 2.1; the step size, appendix on l2 attacks (2.5 eps / steps).
+    Source: Madry et al. 2018, section 2.1; the step size is that of its experiments with l2 attacks.
     """
     ball = Ball.around(inputs, eps, norm, bounds)
     if steps < 1:

@@ -50,7 +50,7 @@ def random_noise(
         SettingError: Integer inputs, or a setting out of range.
         NumericalError: NaN or infinite inputs, or a NaN loss at the inputs.
 
-    Source: Carlini et al. 2019 (on evaluating adversarial robustness), section 5.9, for noise as a check of attacks.
+    Source: Carlini et al. 2019 (on evaluating adversarial robustness), section 4.11.
     """
     if draws < 1:
         raise SettingError("draws must be at least 1", str(draws), "Ask for one point or more.")

@@ -91,6 +91,8 @@ def robust_curve(
     Raises:
         SettingError: Radii that do not ascend, integer inputs, or a setting out of range.
         NumericalError: NaN or infinite inputs, or a NaN loss at the inputs.
+
+    Source: Carlini et al. 2019 (on evaluating adversarial robustness), section 5.3; section 5.2 for monotonicity.
     """
     if len(radii) == 0 or any(not a < b for a, b in pairwise(radii)):
         raise SettingError("radii must be ascending and at least one", f"{list(radii)}", "Sort them.")
