@@ -105,7 +105,7 @@ class Examination:
 
     def to_json(self) -> str:
         """The whole examination as JSON; `from_json` gives back an equal one."""
-        return json.dumps(to_plain(self), indent=1, allow_nan=False, ensure_ascii=False)
+        return json.dumps(to_plain(self), indent=1, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Examination:

@@ -12,8 +12,8 @@ from torchstone.specimens.trained import Training, trained
 from torchstone.training.evaluation import cross_entropy
 
 
-def build(noise: float = 0.2, label_noise: float = 0.0, epochs: int = 200, seed: int = 0) -> Specimen:
-    """400 training and 1,000 test points in the plane, two hidden layers of 32 units, SGD with momentum.
+def build(noise: float = 0.2, label_noise: float = 0.0, epochs: int = 100, seed: int = 0) -> Specimen:
+    """400 training and 1,000 test points in the plane, two hidden layers of 64 units, SGD with momentum.
 
     Args:
         noise: Standard deviation of the points around the half-circles.
@@ -24,13 +24,13 @@ def build(noise: float = 0.2, label_noise: float = 0.0, epochs: int = 200, seed:
     data = two_moons(noise=noise, label_noise=label_noise, seed=seed)
 
     def network(*, generator: torch.Generator) -> torch.nn.Module:
-        return mlp([2, 32, 32, 2], generator=generator)
+        return mlp([2, 64, 64, 2], generator=generator)
 
     training = Training(
         build=network,
         losses=cross_entropy,
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
-        batch_size=50,
+        batch_size=32,
         epochs=epochs,
     )
     return trained("two-moons", data, Classification(data.names), training, seed)

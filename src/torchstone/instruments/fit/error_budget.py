@@ -26,12 +26,6 @@ from torchstone.workbench import Workbench
 
 # Shares of the trivial classifier's error (always the most frequent class) that the avoidable error may take.
 POOR_SHARE = 0.25
-WORDS = {
-    "irreducible": "Irreducible: no model could avoid it on these inputs",
-    "fitting": "Fitting: what is left on the training data beyond that",
-    "estimation": "Estimation: worse on new data than on training data",
-    "shift": "Shift: worse where it will be used",
-}
 
 
 @dataclass(frozen=True)
@@ -285,14 +279,18 @@ def _headline(found: _Found) -> str:
 
 def _bar(found: _Found) -> Scalars:
     items = tuple(
-        Scalar(WORDS[name], part.value, found.unit, part.low, part.high)
+        Scalar(name.capitalize(), part.value, found.unit, part.low, part.high)
         for name, part in found.budget.parts.items()
     )
     return Scalars(
         "Where the error comes from",
         items,
         stacked=True,
-        caption="The parts add up to the error. Intervals hold together; parts whose interval reaches 0 may be nothing.",
+        caption=(
+            "Irreducible: no model could avoid it on these inputs. Fitting: left on the training data beyond that. "
+            "Estimation: worse on new data than on training data. The parts add up to the error; a part whose interval "
+            "reaches 0 may be nothing."
+        ),
     )
 
 
