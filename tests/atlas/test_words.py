@@ -71,6 +71,7 @@ def test_narrow_terminals_get_every_number():
 @pytest.mark.parametrize(
     ("kind", "tolerance", "text"),
     [
+        (Kind.ABSOLUTE, 0.0, "exactly 0.5"),
         (Kind.ABSOLUTE, 0.001, "0.5 ± 0.001"),
         (Kind.RELATIVE, 0.08, "0.5 ± 8%"),
         (Kind.AT_MOST, 0.0, "at most 0.5"),

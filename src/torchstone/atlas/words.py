@@ -77,6 +77,8 @@ def expectation(check: Check) -> str:
         return f"{plain(check.expected, 4)} ± {100 * check.tolerance:.3g}%"
     if check.kind is Kind.STANDARD_ERRORS:
         return f"{plain(check.expected, 4)} ± {check.tolerance:.3g} s.e."
+    if check.tolerance == 0:
+        return f"exactly {plain(check.expected, 4)}"
     return f"{plain(check.expected, 4)} ± {plain(check.tolerance)}"
 
 

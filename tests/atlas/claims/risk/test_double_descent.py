@@ -37,7 +37,7 @@ def test_the_finite_formula_tends_to_the_limit():
 @pytest.mark.parametrize("gamma", [0.3, 1.0, 2.5])
 def test_the_ridge_formula_is_the_trace_of_the_posterior(gamma):
     """The risk of the posterior mean is s^2 E tr (X'X + penalty)^-1."""
-    n, generator = 1500, torch.Generator().manual_seed(0)
+    n, generator = 600, torch.Generator().manual_seed(0)
     p = round(gamma * n)
     x = torch.randn(n, p, generator=generator, dtype=torch.float64)
     penalty = double_descent.NOISE * p / double_descent.SIGNAL

@@ -50,7 +50,7 @@ def experiment(scale: Scale, generator: torch.Generator, pull: Pull) -> Evidence
     x, separator = problem(generator)
     smoothness = float(torch.linalg.matrix_norm(x, 2).square()) / 4
     rates = (1 / smoothness, 0.01 / smoothness)
-    steps = GATE if scale is Scale.QUICK else 20 * GATE
+    steps = GATE if scale is Scale.QUICK else 10 * GATE
     times, path = descend(x, rates, steps, pull)
     fast_times, fast = descend_normalised(x, 10_000)
     gaps = torch.stack([margin_gap(path[:, i], x, separator) for i in range(len(rates))])

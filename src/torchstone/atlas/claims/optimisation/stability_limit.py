@@ -155,7 +155,7 @@ def multiplier(scaled_rate: float, beta: float) -> float:
 
 def path_curve(loss: Loss) -> Curve:
     """The three regimes."""
-    names = {0.5: "optimal", 0.9: "below", 1.0: "at the limit", 1.02: "beyond"}
+    names = {0.5: "optimal", 0.9: "below", 1.0: "at the limit", 1.01: "beyond"}
     paths = descend(loss, [2 * factor / CURVATURE for factor in names], [0.0] * len(names), 60).T
     lines = [
         Line(f"eta = {2 * factor:g} eta_opt ({name})", numbers(range(61)), numbers(path))
