@@ -227,14 +227,15 @@ class Reading:
         remedies: tuple[Remedy, ...] = (),
         details: tuple[Detail, ...] = (),
         notes: tuple[str, ...] = (),
+        unit: str | None = None,
     ) -> Reading:
-        """What an instrument returns. Settings, seed, cost and common notes are added by the workbench."""
+        """What an instrument returns; `unit` replaces the usual one. Settings, seed and cost are added by `measure`."""
         return cls(
             id=meta.id,
             question=meta.question,
             title=meta.title,
             asks=meta.asks,
-            unit=meta.unit,
+            unit=meta.unit if unit is None else unit,
             source=meta.source,
             version=meta.version,
             value=value,

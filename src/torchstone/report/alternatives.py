@@ -21,7 +21,7 @@ from torchstone.details import (
     Table,
 )
 from torchstone.report.escaping import one_line, shorten
-from torchstone.report.words import counted, listed, measurement, plain, with_unit
+from torchstone.report.words import counted, in_unit, listed, plain, unit_of, with_unit
 
 _MOST_PARTS = 6  # lines, groups or markers that are told one by one
 
@@ -60,7 +60,7 @@ def _scalars(detail: Scalars) -> str:
 
 def scalar(item: Scalar) -> str:
     """One named number with its interval and unit."""
-    return with_unit(measurement(item.value, item.low, item.high), item.unit)
+    return with_unit(in_unit(item.unit, item.value, item.low, item.high), unit_of(item.unit))
 
 
 def _curve(detail: Curve) -> str:

@@ -25,7 +25,7 @@ from torchstone.report.palette import dark_twins
 from torchstone.report.picture import data_uri
 from torchstone.report.plotly_bundle import hash_source, plotly_bundle
 from torchstone.report.resolution import FULL, STEPS, Resolution
-from torchstone.report.words import error_bar_of, gap, value_of
+from torchstone.report.words import error_bar_of, gap, unit_of, value_of
 
 MOST_BYTES = 6_000_000
 """A page is drawn at lower resolutions until it is no larger."""
@@ -110,7 +110,7 @@ def _environment() -> Environment:
     environment.filters["for_script"] = lambda data: Markup(for_script(data))
     environment.filters["breakable"] = _breakable
     environment.globals.update(
-        marks=MARKS, anchor=anchor, tally=tally, levels_of=levels_of, value_of=value_of, gap=gap,
+        marks=MARKS, anchor=anchor, tally=tally, levels_of=levels_of, value_of=value_of, gap=gap, unit_of=unit_of,
         error_bar_of=error_bar_of, cost_of=cost_of, setting=setting, scalar=scalar, alternative=alternative,
         stack=stack, whiskers=whiskers, figure=figure, data_table=data_table, data_uri=data_uri,
         is_number=is_number, show_cell=show_cell, kind_of=lambda detail: type(detail).__name__,

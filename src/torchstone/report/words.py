@@ -88,7 +88,7 @@ def with_unit(text: str, unit: str) -> str:
 
 def gap(unit: str) -> str:
     """What stands between a number and its unit: nothing, or a blank that does not break."""
-    return "\u00a0" if unit and unit not in _ATTACHED else ""
+    return "\u00a0" if unit and not unit.startswith(_ATTACHED) else ""
 
 
 def measurement(value: float, low: float | None = None, high: float | None = None) -> str:
@@ -145,11 +145,33 @@ def _scaled(value: float, exponent: int) -> float:
     return value / 10.0**half / 10.0 ** (exponent - half) if math.isfinite(value) else value
 
 
+SHARE = "share of "
+
+
+def unit_of(unit: str) -> str:
+    """A unit as it is shown: shares of something as percentages of it.
+
+    >>> unit_of("share of test examples"), unit_of("loss")
+    ('% of test examples', 'loss')
+    """
+    return f"% of {unit.removeprefix(SHARE)}" if unit.startswith(SHARE) else unit
+
+
+def in_unit(unit: str, value: float, low: float | None = None, high: float | None = None) -> str:
+    """A number and its interval in the unit that `unit_of` shows.
+
+    >>> in_unit("share of units", 0.25), in_unit("share of units", 0.02, 0.01, 0.04)
+    ('25', '2.0 (1.0 to 4.0)')
+    """
+    factor = 100 if unit.startswith(SHARE) else 1
+    return measurement(value * factor, *(None if end is None else end * factor for end in (low, high)))
+
+
 def number_of(reading: Reading) -> str:
     """A reading's number with error bar and unit; empty where it has none."""
     if reading.value is None:
         return ""
-    return with_unit(value_of(reading), reading.unit)
+    return with_unit(value_of(reading), unit_of(reading.unit))
 
 
 def value_of(reading: Reading) -> str:
@@ -157,7 +179,8 @@ def value_of(reading: Reading) -> str:
     if reading.value is None:
         return ""
     bar = reading.uncertainty
-    return measurement(reading.value, bar.low, bar.high) if bar else plain(reading.value)
+    ends = (bar.low, bar.high) if bar else (None, None)
+    return in_unit(reading.unit, reading.value, *ends)
 
 
 def error_bar_of(reading: Reading) -> str:

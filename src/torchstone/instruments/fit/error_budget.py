@@ -78,6 +78,7 @@ class ErrorBudget:
             remedies=_remedies(found.budget, verdict),
             details=(_bar(found), _table(found)),
             notes=found.notes,
+            unit=found.unit,
         )
 
 

@@ -65,7 +65,7 @@ class SpectralComplexity:
             self.META,
             value=bound.value,
             uncertainty=Uncertainty(
-                0.0, bound.value, "examples", "upper bound on the test error", confidence=1 - self.delta
+                -math.inf, bound.value, "examples", "upper bound on the test error", confidence=1 - self.delta
             ),
             verdict=verdict,
             headline=(

@@ -43,7 +43,7 @@ class AdversarialCurve:
         asks="How small a change of the input breaks it?",
         cost=CostClass.MINUTES,
         needs=(Need.TRAIN, Need.LABELS, Need.SCORES, Need.FLOAT_INPUTS, Need.INDEPENDENT_EXAMPLES),
-        unit="robust accuracy",
+        unit="share of examples still right",
         source="Goodfellow, Shlens & Szegedy 2015; Madry et al. 2018; Croce & Hein 2020",
     )
     examples: int = 128
