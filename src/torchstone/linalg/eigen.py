@@ -18,6 +18,9 @@ from torchstone.linalg.probes import draw_probes
 
 Which = Literal["largest", "smallest", "magnitude"]
 
+# No verdict before this many directions beyond k: a start may happen to lie close to a wrong eigenvector.
+_GUARD = 4
+
 
 @dataclass(frozen=True)
 class Eigenpairs:
@@ -68,11 +71,11 @@ def top_eigenpairs(
         k: How many pairs, 1 to n.
         which: "largest" or "smallest" by value, or "magnitude" for the largest absolute values.
         tolerance: Residual norms to reach, relative to |lambda_1|, the largest |Ritz value| met.
-        max_products: Budget of products, at least 2k + 2 block; None for max(1000, 100 k).
+        max_products: Budget of products, at least 2k + block + 4; None for max(1000, 100 k).
         generator: Draws the start.
         block: Columns of a product, 1 to n: more use batched products better, fewer need fewer of them. None for
             min(k, 4).
-        capacity: Vectors kept at a time, at least 2k + 2 block (or n); None for 20 + 4k + 2 block.
+        capacity: Vectors kept at a time, at least 3k + 4 block + 4 (or n); None for 20 + 4k + 4 block.
 
     Returns:
         The pairs, with explicit residuals. `converged` is False where the budget ran out or where the products are too
@@ -86,7 +89,8 @@ def top_eigenpairs(
     array([3., 3.])
 
     Source: Golub & Underwood 1977; Wu & Simon 2000, SIAM J. Matrix Anal. Appl. 22(2); several starts, one vector at a
-    time: Aliaga, Boley, Freund & Hernandez 2000, Math. Comp. 69; residual bounds: Parlett, The Symmetric Eigenvalue Problem, sections 4.5 and 11.7.
+    time: Aliaga, Boley, Freund & Hernandez 2000, Math. Comp. 69; residual bounds: Parlett, The Symmetric Eigenvalue
+    Problem, sections 4.5 and 11.7.
     """
     A = as_linear_map(A)
     require_symmetric(A, "top_eigenpairs")
@@ -98,10 +102,10 @@ def top_eigenpairs(
         raise SettingError("which must be largest, smallest or magnitude", repr(which), "Pick one of them.")
     if not 0 < tolerance < 1:
         raise SettingError("tolerance must lie between 0 and 1", f"{tolerance}", "1e-3 is usual.")
-    capacity = 20 + 4 * k + 2 * block if capacity is None else capacity
-    _require_range("capacity", capacity, min(2 * k + 2 * block, n), None)
+    capacity = 20 + 4 * k + 4 * block if capacity is None else capacity
+    _require_range("capacity", capacity, min(3 * k + 4 * block + _GUARD, n), None)
     max_products = max(1000, 100 * k) if max_products is None else max_products
-    _require_range("max_products", max_products, 2 * k + 2 * block, None)
+    _require_range("max_products", max_products, 2 * k + block + _GUARD, None)
     search = _Search(A, k, which, block, generator, capacity)
     return search.run(tolerance, max_products)
 
@@ -112,42 +116,62 @@ class _Search:
     def __init__(
         self, A: LinearMap, k: int, which: Which, block: int, generator: torch.Generator, capacity: int
     ) -> None:
-        self.A, self.k, self.which, self.block, self.generator = A, k, which, block, generator
+        self.A, self.k, self.which, self.block, self.capacity = A, k, which, block, capacity
         # k random directions see all copies of the first k eigenvalues, however few of them a product takes.
         self.process = BlockLanczos(A, draw_probes(A, k, generator), capacity)
         # Half the room is kept at a restart, so that the next eigenvalues, which decide how fast the wanted ones
         # converge, are not forgotten; k fresh directions and a product's new ones must fit behind it.
-        self.kept = max(k, min(capacity // 2, capacity - k - block))
+        self.kept = max(k, min(capacity // 2, capacity - k - 2 * block))
 
     def run(self, tolerance: float, max_products: int) -> Eigenpairs:
         """Expand and restart until the residuals reach the tolerance or the budget is spent."""
         process, goal, checked = self.process, tolerance, 0
-        while process.size < self.k:
+        patience = (
+            self.capacity
+        )  # products to spend on rivals: in a dense spectrum there is always another one
+        while process.size < self.k + _GUARD and not process.exhausted:
             process.expand(self.block)
         while True:
             ritz = process.ritz()
-            order = self._order(ritz.values)
+            order = self._merit(ritz.values).argsort(descending=True, stable=True)
             wanted = order[: self.k]
             enough = max(goal * float(ritz.values.abs().max()), process.floor)
             missing = wanted[ritz.residuals[wanted] > enough]
+            if len(missing) == 0 and patience > 0:
+                missing = self._rivals(ritz, order, enough)
+                patience -= self.block
             spent = process.products + checked + self.block + self.k > max_products
-            if len(missing) == 0 or spent:
+            if len(missing) == 0 or process.exhausted or spent:
                 pairs = self._pairs(ritz, wanted, tolerance, checked)
                 # Residuals that inexact products keep above their estimates get no better than rounding.
-                if pairs.converged or spent or enough <= process.floor:
+                if pairs.converged or process.exhausted or spent or enough <= process.floor:
                     return pairs
                 goal, checked = goal / 10, checked + self.k
                 continue
             process.turn(ritz.coefficients[:, missing])
             if not process.has_room(self.block):
-                process.restart(ritz.coefficients[:, order[: self.kept]])
+                process.restart(ritz.coefficients[:, self._keep(order, missing)])
             process.expand(self.block)
 
-    def _order(self, values: Tensor) -> Tensor:
-        """Indices of the Ritz values, the wanted ones first."""
+    def _merit(self, values: Tensor) -> Tensor:
+        """What the wanted eigenvalues have most of."""
         if self.which == "magnitude":
-            return values.abs().argsort(descending=True, stable=True)
-        return values.argsort(descending=self.which == "largest", stable=True)
+            return values.abs()
+        return values if self.which == "largest" else -values
+
+    def _rivals(self, ritz: Ritz, order: Tensor, enough: float) -> Tensor:
+        """Ritz pairs that may hide a wanted one: behind the first k, but among them if moved by their residual.
+
+        They are mixtures of eigenvectors, most often of the two ends of an indefinite spectrum.
+        """
+        merit, residuals = self._merit(ritz.values)[order], ritz.residuals[order]
+        return order[(residuals > enough) & (merit + residuals > merit[self.k - 1] + enough)]
+
+    def _keep(self, order: Tensor, missing: Tensor) -> Tensor:
+        """The Ritz pairs that survive a restart: the first k, what is missing, and then the next best."""
+        after = order[self.k :]
+        later = (~torch.isin(after, missing)).long().argsort(stable=True)
+        return torch.cat([order[: self.k], after[later]])[: self.kept]
 
     def _pairs(self, ritz: Ritz, wanted: Tensor, tolerance: float, checked: int) -> Eigenpairs:
         """The wanted Ritz pairs, with residuals from k more products."""
