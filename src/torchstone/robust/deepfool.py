@@ -37,7 +37,7 @@ def deepfool(
     that the point lies past the boundary.
 
     Exact, up to the overshoot, for an affine network without a box. `pull_back` removes the overshoot. In a box, which the
-    paper has not, distances are measured over the coordinates that are free to move.
+    paper has not, each step is cut at its faces and the next one makes up for it.
 
     Cost: at most steps * candidates backward passes; it stops when every example is misclassified.
     Bias: its distances are upper bounds of the smallest ones.
@@ -116,18 +116,14 @@ class _ToTheBoundary:
         """To the nearest linearised boundary; misclassified examples stay."""
         outputs, norm = here.seen.outputs, here.ball.norm
         leads = wide(_leads(outputs, self.rivals, self.labels))
-        # Coordinates that the box holds cannot help to reach a boundary.
-        gradients = torch.stack(
-            [here.ball.free(g, here.perturbation) for g in here.gradient.unbind(1)], dim=1
-        )
-        slopes = dual_lengths(gradients.flatten(0, 1), norm).reshape(leads.shape)
+        slopes = dual_lengths(here.gradient.flatten(0, 1), norm).reshape(leads.shape)
         # A lead of exactly zero is a tie that still goes to the label: a rounding error further breaks it.
         rounding = torch.finfo(outputs.dtype).eps * wide(outputs).abs().amax(dim=1, keepdim=True)
         ways = torch.where(slopes > 0, (leads.abs() + rounding) / slopes, torch.inf).nan_to_num(nan=torch.inf)
         shortest, which = ways.min(dim=1)
         go = torch.isfinite(shortest) & ~here.seen.success
         length = torch.where(go, shortest, torch.zeros_like(shortest))
-        gradient = gradients[torch.arange(len(which), device=which.device), which]
+        gradient = here.gradient[torch.arange(len(which), device=which.device), which]
         total = state + per_example(length, state) * steepest(gradient, norm)
         moved = here.ball.project((1 + self.overshoot) * total)
         return moved, moved / (1 + self.overshoot)
