@@ -90,8 +90,7 @@ def examine(
     """Measure a network and write an offline report: what is wrong, with what evidence, and what to change."""
     from rich.console import Console
 
-    from torchstone.examining import HTML_NAME
-    from torchstone.examining import examine as run
+    from torchstone import examining
     from torchstone.plan import Plan, parse_bytes
     from torchstone.report.terminal import render
     from torchstone.specimens.catalogue import built_in
@@ -106,7 +105,7 @@ def examine(
     specimen = load_target(target, parse_options(options), seed)
     specimen = specimen.to(device) if device is not None else specimen
     try:
-        examination = run(
+        examination = examining.examine(
             specimen,
             chosen,
             only or None,
@@ -120,12 +119,9 @@ def examine(
     except KeyboardInterrupt:
         notes.print(f"\nInterrupted. What was finished is in {folder}; the same command resumes there.")
         raise typer.Exit(130) from None
-    report = folder / HTML_NAME
-    render(examination, Console(), report_path=report)
+    render(examination, Console(), report_path=folder / examining.HTML_NAME)
     if open_report:
-        import webbrowser
-
-        webbrowser.open(report.absolute().as_uri())
+        typer.launch(str(folder / examining.HTML_NAME))
 
 
 @app.command()

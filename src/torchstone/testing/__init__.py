@@ -1,0 +1,25 @@
+"""Public test tools: exact dense references, a zoo of awkward networks, the conformance suite for instruments."""
+
+from torchstone.testing.conformance import check_instrument, check_settings, model_state, same_state
+from torchstone.testing.dense import (
+    dense_gauss_newton,
+    dense_gradient,
+    dense_hessian,
+    dense_jacobian,
+    per_example_gradients,
+)
+from torchstone.testing.zoo import Case, zoo
+
+__all__ = [
+    "Case",
+    "check_instrument",
+    "check_settings",
+    "dense_gauss_newton",
+    "dense_gradient",
+    "dense_hessian",
+    "dense_jacobian",
+    "model_state",
+    "per_example_gradients",
+    "same_state",
+    "zoo",
+]

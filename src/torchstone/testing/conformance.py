@@ -1,0 +1,222 @@
+"""The conformance suite: what every instrument must do on every network, written once.
+
+@pytest.mark.parametrize("case", zoo(), ids=lambda case: case.name)
+def test_my_instrument(case):
+    check_instrument(MyInstrument, case)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchstone.batches import same_bits
+from torchstone.errors import SettingError, TorchstoneError
+from torchstone.instruments.catalogue import Instrument
+from torchstone.instruments.measurement import measure
+from torchstone.plan import Plan
+from torchstone.reading import Cost, Level, Reading
+from torchstone.serialise import from_plain, to_plain
+from torchstone.specimen import Specimen
+from torchstone.testing.zoo import Case
+from torchstone.workbench import Workbench
+
+
+def check_instrument(kind: type[Instrument], case: Case) -> Reading | None:
+    """Measure one instrument on one network of the zoo and assert everything that must hold whatever it measures.
+
+    Unchanged model and process, the same bits from the same seed, a reading that survives JSON, a verdict with its
+    threshold and source, a reason where there is no number, and no error.
+
+    Args:
+        kind: The instrument, built with its defaults.
+        case: The network.
+
+    Returns:
+        The reading, or None where the specimen is refused, as the case says.
+
+    Raises:
+        AssertionError: What does not hold, with the names of instrument and case.
+    """
+    where = f"{kind.META.id} on {case.name}"
+    specimen = case.specimen()
+    before = model_state(specimen.model)
+    if case.refused:
+        _check_refused(specimen, case)
+        assert same_state(before, model_state(specimen.model)), (
+            f"{where}: refusing changed the model or the process"
+        )
+        return None
+    with _silent():
+        bench = Workbench.on(specimen, "standard")
+        reading = measure(kind(), bench)
+    assert same_state(before, model_state(specimen.model)), f"{where}: the model or the process was changed"
+    check_reading(reading, where)
+    with _silent(), _elsewhere():
+        again = measure(kind(), Workbench(bench.specimen, bench.plan, bench.seed))
+    assert again.without_cost() == reading.without_cost(), f"{where}: the same seed gave another reading"
+    return reading
+
+
+def check_reading(reading: Reading, where: str) -> None:
+    """Assert that a reading is complete and can be written."""
+    assert reading.verdict.level is not Level.ERROR, f"{where}: {reading.verdict.reason}"
+    assert reading.headline.strip(), f"{where}: no headline"
+    if reading.verdict.level is Level.NOT_APPLICABLE:
+        assert reading.value is None, f"{where}: a number that does not apply"
+        assert reading.verdict.reason.strip(), f"{where}: no reason"
+    else:
+        assert reading.verdict.threshold, f"{where}: a verdict without its threshold"
+        assert reading.verdict.source, f"{where}: a threshold without its source"
+        assert reading.explanation, f"{where}: no explanation"
+    assert 0 <= reading.verdict.severity <= 1, f"{where}: severity {reading.verdict.severity}"
+    bar = reading.uncertainty
+    if bar is not None and reading.value is not None and not math.isnan(bar.low):
+        assert bar.low <= reading.value <= bar.high, f"{where}: {reading.value} outside its error bar"
+    text = json.dumps(to_plain(reading), allow_nan=False)
+    assert from_plain(Reading, json.loads(text)) == reading, f"{where}: changed by JSON"
+    assert len(text) < 2**20, f"{where}: a reading of {len(text):,} characters"
+
+
+def check_batching(kind: type[Instrument], case: Case, tolerance: float = 1e-4) -> None:
+    """Assert that the batch size does not matter, up to rounding."""
+    values = []
+    for size in (7, 64):
+        specimen = case.specimen()
+        specimen.batch_size = size
+        for split in specimen.splits.values():
+            split.batch_size = size
+        with _silent():
+            values.append(measure(kind(), Workbench.on(specimen)).value)
+    first, second = values
+    assert (first is None) == (second is None), f"{kind.META.id} on {case.name}: {values}"
+    if first is not None and second is not None and math.isfinite(first):
+        assert math.isclose(first, second, rel_tol=tolerance, abs_tol=tolerance), f"{kind.META.id}: {values}"
+
+
+def check_settings(kind: type[Instrument]) -> None:
+    """Assert that a numeric setting that is NaN, negative or text is refused with its name."""
+    for field in fields(kind):  # pyright: ignore[reportArgumentType]
+        default = field.default
+        if isinstance(default, bool) or not isinstance(default, int | float):
+            continue
+        for wrong in (float("nan"), -1e9, "many", float("inf")):
+            made: Any = kind
+            message = _refusal(lambda made=made, field=field, wrong=wrong: made(**{field.name: wrong}))
+            assert f"{kind.META.id}.{field.name}" in message, (
+                f"{field.name} = {wrong!r} gave: {message or 'no error'}"
+            )
+
+
+def _refusal(call: Callable[[], Any]) -> str:
+    """The message of the SettingError that a call raises, or an empty string."""
+    try:
+        call()
+    except SettingError as error:
+        return str(error)
+    return ""
+
+
+def check_costs_nothing(kind: type[Instrument], case: Case) -> None:
+    """Assert that a question whose needs are not met is answered without a single pass."""
+    with _silent():
+        bench = Workbench.on(case.specimen())
+        if any(bench.lacks(need) for need in kind.META.needs):
+            reading = measure(kind(), bench)
+            assert reading.verdict.level is Level.NOT_APPLICABLE
+            assert reading.cost == Cost()
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """Everything of a model and the process that a measurement must leave alone."""
+
+    parameters: tuple[tuple[str, Tensor, bool, Tensor | None, Tensor | None], ...]
+    buffers: tuple[tuple[str, Tensor], ...]
+    modes: tuple[bool, ...]
+    hooks: tuple[int, ...]
+    random: tuple[Any, ...]
+
+
+def model_state(model: nn.Module) -> ModelState:
+    """A copy of the state of a model and of the global random generators."""
+    parameters = tuple(
+        (
+            name,
+            parameter.detach().clone(),
+            parameter.requires_grad,
+            parameter.grad,
+            None if parameter.grad is None else parameter.grad.clone(),
+        )
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    )
+    numpy_state: Any = np.random.get_state()
+    return ModelState(
+        parameters,
+        tuple((name, buffer.clone()) for name, buffer in model.named_buffers()),
+        tuple(module.training for module in model.modules()),
+        tuple(
+            len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+            for module in model.modules()
+        ),
+        (torch.get_rng_state(), random.getstate(), numpy_state[1].tobytes(), numpy_state[2]),
+    )
+
+
+def same_state(first: ModelState, second: ModelState) -> bool:
+    """Whether two states agree bit for bit; gradients must be the very same tensors with the same values."""
+    same = lambda a, b: same_bits(a, b) if a is not None and b is not None else a is b
+    return (
+        len(first.parameters) == len(second.parameters)
+        and all(
+            a[0] == b[0] and same_bits(a[1], b[1]) and a[2] == b[2] and a[3] is b[3] and same(a[4], b[4])
+            for a, b in zip(first.parameters, second.parameters, strict=True)
+        )
+        and [name for name, _ in first.buffers] == [name for name, _ in second.buffers]
+        and all(same_bits(a[1], b[1]) for a, b in zip(first.buffers, second.buffers, strict=True))
+        and (first.modes, first.hooks) == (second.modes, second.hooks)
+        and torch.equal(first.random[0], second.random[0])
+        and first.random[1:] == second.random[1:]
+    )
+
+
+def _check_refused(specimen: Specimen, case: Case) -> None:
+    raised = ""
+    try:
+        with _silent():
+            Workbench.on(specimen, Plan.named("standard"))
+    except TorchstoneError as error:
+        raised = type(error).__name__
+    assert raised == case.refused, f"{case.name}: {raised or 'no error'} instead of {case.refused}"
+
+
+@contextlib.contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Another global random state inside: whoever draws from it gives another reading there."""
+    python, legacy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.rand(13)
+        random.random()
+        np.random.random(13)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Some networks print."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

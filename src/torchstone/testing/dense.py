@@ -1,0 +1,94 @@
+"""Exact matrices by plain automatic differentiation, one row at a time: slow, small and obviously right.
+
+All are of the empirical risk (the mean loss over the training set) in the trainable parameters, flattened in the order of
+`Specimen.trainable`. Use float64 specimens: the matrices are as exact as the network's own arithmetic.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchstone.specimen import Specimen
+
+
+def dense_gradient(specimen: Specimen) -> Tensor:
+    """Gradient of the empirical risk, shape (P,)."""
+    return per_example_gradients(specimen).mean(0)
+
+
+def per_example_gradients(specimen: Specimen) -> Tensor:
+    """Gradient of each training example's loss, shape (N, P)."""
+    rows = []
+    with specimen.measuring(), torch.enable_grad():
+        for batch in specimen.batches("train"):
+            losses = specimen.losses(specimen.forward(batch), batch)
+            rows += [_flat(specimen, loss) for loss in losses]
+    return torch.stack(rows)
+
+
+def dense_jacobian(specimen: Specimen) -> Tensor:
+    """Jacobian of the outputs, shape (N, K, P) with K numbers an example."""
+    rows = []
+    with specimen.measuring(), torch.enable_grad():
+        for batch in specimen.batches("train"):
+            outputs = specimen.forward(batch)
+            rows += [torch.stack([_flat(specimen, one) for one in row.reshape(-1)]) for row in outputs]
+    return torch.stack(rows)
+
+
+def dense_hessian(specimen: Specimen) -> Tensor:
+    """Hessian of the empirical risk, shape (P, P), as the Jacobian of the gradient."""
+    total = torch.zeros(())
+    parameters = tuple(specimen.trainable.values())
+    with specimen.measuring(), torch.enable_grad(), _differentiable_attention():
+        for batch in specimen.batches("train"):
+            loss = specimen.losses(specimen.forward(batch), batch).sum() / specimen.size("train")
+            gradient = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+            flat = torch.cat([part.reshape(-1) for part in gradient])
+            rows = [
+                _flat(specimen, entry) if entry.requires_grad else torch.zeros_like(flat) for entry in flat
+            ]
+            total = total + torch.stack(rows).detach()
+    return total
+
+
+def dense_gauss_newton(specimen: Specimen) -> Tensor:
+    r"""Generalised Gauss-Newton matrix (1/N) sum_n J_n^T H_n J_n, H_n the Hessian of loss n in its outputs, (P, P)."""
+    total, start = torch.zeros(()), 0
+    jacobian = dense_jacobian(specimen)
+    with specimen.measuring():
+        for batch in specimen.batches("train"):
+            outputs = specimen.forward(batch).detach()
+            for row in range(len(outputs)):
+
+                def loss(
+                    values: Tensor, row: int = row, outputs: Tensor = outputs, batch: object = batch
+                ) -> Tensor:
+                    changed = torch.cat(
+                        [outputs[:row], values.reshape(outputs[row : row + 1].shape), outputs[row + 1 :]]
+                    )
+                    return specimen.losses(changed, batch)[row]
+
+                size = outputs[row].numel()
+                curvature = torch.autograd.functional.hessian(loss, outputs[row].reshape(-1))
+                assert isinstance(curvature, Tensor)
+                one = jacobian[start + row]
+                total = total + one.T @ curvature.reshape(size, size) @ one
+            start += len(outputs)
+    return total / specimen.size("train")
+
+
+def _flat(specimen: Specimen, value: Tensor) -> Tensor:
+    parameters = tuple(specimen.trainable.values())
+    gradient = torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True)
+    return torch.cat([part.reshape(-1) for part in gradient])
+
+
+def _differentiable_attention() -> AbstractContextManager[Any]:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.MATH)  # the fused kernels have no second derivative
