@@ -58,13 +58,14 @@ def top_eigenpairs(
 ) -> Eigenpairs:
     """The k extreme eigenpairs of a symmetric map, multiplicities included.
 
-    The search starts from k random vectors, which together see every eigenspace as often as it counts among the first
-    k, so multiple and clustered eigenvalues come out as often as they occur. Each product goes to those directions that
+    The search starts from k + 1 random vectors, which together see every eigenspace as often as it counts among
+    the first k, so multiple and clustered eigenvalues come out as often as they occur. Each product goes to those directions that
     carry the most of the residuals still too large, so this costs little more than a search from a single vector.
 
     Cost: at the default tolerance 3 to 10 products a pair where the wanted eigenvalues stand apart, up to 100 a pair
     at the edge of a continuous bulk, at most `max_products`; memory of `capacity` vectors and about 3 block + 2 k more.
-    Bias: the values of "largest" err downwards, those of "smallest" upwards.
+    Bias: the values of "largest" err downwards, those of "smallest" upwards. Like every search by products alone, this
+    makes it only unlikely that a wanted pair is overlooked; a tighter tolerance makes it less likely.
 
     Args:
         A: A symmetric map, or what `as_linear_map` takes.
@@ -117,11 +118,12 @@ class _Search:
         self, A: LinearMap, k: int, which: Which, block: int, generator: torch.Generator, capacity: int
     ) -> None:
         self.A, self.k, self.which, self.block, self.capacity = A, k, which, block, capacity
-        # k random directions see all copies of the first k eigenvalues, however few of them a product takes.
-        self.process = BlockLanczos(A, draw_probes(A, k, generator), capacity)
+        # k random directions see all copies of the first k eigenvalues, however few of them a product takes. One to
+        # spare makes it eight times rarer that they see one of them badly.
+        self.process = BlockLanczos(A, draw_probes(A, min(k + 1, A.shape[0]), generator), capacity)
         # Half the room is kept at a restart, so that the next eigenvalues, which decide how fast the wanted ones
-        # converge, are not forgotten; k fresh directions and a product's new ones must fit behind it.
-        self.kept = max(k, min(capacity // 2, capacity - k - 2 * block))
+        # converge, are not forgotten; the fresh directions and a product's new ones must fit behind it.
+        self.kept = max(k, min(capacity // 2, capacity - k - 1 - 2 * block))
 
     def run(self, tolerance: float, max_products: int) -> Eigenpairs:
         """Expand and restart until the residuals reach the tolerance or the budget is spent."""
