@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections import UserDict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,17 +24,27 @@ Batch = Any
 
 def map_tensors(function: Callable[[Tensor], Any], batch: Batch) -> Batch:
     """A batch of the same structure with `function` applied to every tensor (NumPy arrays become tensors first)."""
+    if _is_numeric_array(batch):
+        batch = _as_tensor(batch)
     if isinstance(batch, Tensor):
         return function(batch)
-    if isinstance(batch, np.ndarray) and batch.dtype.kind in "fiub":
-        return function(torch.as_tensor(batch))
     return _rebuild(lambda part: map_tensors(function, part), batch)
+
+
+def _is_numeric_array(part: Batch) -> bool:
+    return isinstance(part, np.ndarray) and part.dtype.kind in "fciub"
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    return torch.as_tensor(array if array.flags.writeable else array.copy())
 
 
 def _rebuild(visit: Callable[[Batch], Batch], batch: Batch) -> Batch:
     """A container of the same kind with every part visited; anything that is no container as it is."""
-    if isinstance(batch, MutableMapping):
-        changed = copy.copy(batch)  # keeps the class: BatchEncoding, defaultdict, ...
+    if isinstance(batch, dict | UserDict):
+        # Keeps the class (BatchEncoding, defaultdict). Other mappings might share their store with a shallow copy,
+        # and writing to it would change the user's batch.
+        changed = copy.copy(batch)
         for key in batch:
             changed[key] = visit(batch[key])
         return changed
@@ -42,7 +53,7 @@ def _rebuild(visit: Callable[[Batch], Batch], batch: Batch) -> Batch:
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(visit(item) for item in batch))
     if isinstance(batch, tuple | list):
-        return type(batch)(visit(item) for item in batch)
+        return type(batch)([visit(item) for item in batch])  # a list: torch.return_types refuse generators
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         changed = copy.copy(batch)
         for field in dataclasses.fields(batch):
@@ -53,9 +64,23 @@ def _rebuild(visit: Callable[[Batch], Batch], batch: Batch) -> Batch:
 
 def tensors(batch: Batch) -> Iterator[Tensor]:
     """Every tensor in a batch, in the order of its structure."""
-    found: list[Tensor] = []
-    map_tensors(lambda tensor: found.append(tensor) or tensor, batch)
-    return iter(found)
+    if isinstance(batch, Tensor):
+        yield batch
+    elif _is_numeric_array(batch):
+        yield _as_tensor(batch)
+    else:
+        for part in _parts(batch):
+            yield from tensors(part)
+
+
+def _parts(batch: Batch) -> list[Batch]:
+    if isinstance(batch, Mapping):
+        return list(batch.values())
+    if isinstance(batch, tuple | list):
+        return list(batch)
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        return [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    return []
 
 
 def size(batch: Batch) -> int:
@@ -85,10 +110,12 @@ def take(batch: Batch, rows: Tensor) -> Batch:
     count = size(batch)
 
     def pick(part: Batch) -> Batch:
-        if isinstance(part, np.ndarray):
-            part = torch.as_tensor(part)
+        if _is_numeric_array(part):
+            part = _as_tensor(part)
         if isinstance(part, Tensor):
             return part[rows.to(part.device)] if part.ndim > 0 else part
+        if isinstance(part, np.ndarray):  # of text or objects
+            return part[rows.cpu().numpy()] if part.shape[:1] == (count,) else part
         is_listing = type(part) in (list, tuple) and len(part) == count
         if is_listing and all(isinstance(item, str | int | float | None) for item in part):
             return type(part)(part[i] for i in rows.tolist())
