@@ -18,7 +18,7 @@ from torchstone.journal import Journal
 from torchstone.plan import Plan
 from torchstone.progress import Progress
 from torchstone.reading import CostClass, Reading
-from torchstone.specimen import Specimen
+from torchstone.specimen import Specimen, keeping_random_states
 from torchstone.workbench import Workbench
 from torchstone.writing import make_folder, write_atomically
 
@@ -72,7 +72,8 @@ def examine(
     if folder is not None:
         make_folder(folder)
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-    with Progress(show=progress) as bar:
+    # Rich draws from Python's generator.
+    with keeping_random_states(), Progress(show=progress) as bar:
         bench = Workbench.on(specimen, chosen_plan, seed)
         journal = None
         if folder is not None:

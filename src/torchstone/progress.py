@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -21,13 +20,19 @@ def remaining_seconds(done: Sequence[tuple[CostClass, float]], left: Sequence[Co
     return scale * sum(_PRIOR[cost] for cost in left)
 
 
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
 class Progress(AbstractContextManager["Progress"]):
     """A line on standard error that names the running instrument and the remaining time; silent off a terminal."""
 
     def __init__(self, *, show: bool | None = None) -> None:
         from rich.console import Console
 
-        console = Console(stderr=True)
+        console = Console(stderr=True, force_terminal=show or None)
         self._show = console.is_terminal if show is None else show
         self._console, self._live, self._task = console, None, None
 
@@ -59,7 +64,7 @@ class Progress(AbstractContextManager["Progress"]):
         if self._live is None or self._task is None:
             return
         seconds = remaining_seconds(done, left)
-        about = f"about {time.strftime('%M:%S', time.gmtime(seconds))} left" if left else ""
+        about = f"about {_clock(seconds)} left" if left else ""
         self._live.update(
             self._task,
             description=name,

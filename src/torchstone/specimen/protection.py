@@ -60,7 +60,7 @@ def protect(model: nn.Module) -> Iterator[None]:
     buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
     _guarded.add(model)
     try:
-        with _random_states(), torch.random.fork_rng(devices=_cuda_devices()):
+        with keeping_random_states():
             for parameter in parameters:
                 parameter.grad = None
             yield
@@ -108,12 +108,17 @@ def _restore_values(tensor: Tensor, values: Tensor) -> None:
 
 
 @contextlib.contextmanager
-def _random_states() -> Iterator[None]:
+def keeping_random_states() -> Iterator[None]:
+    """Restore the global random states of torch (CPU and CUDA), NumPy and Python on leaving.
+
+    Even reading a `DataLoader` needs it: each pass draws a seed from the global generator.
+    """
     numpy = sys.modules.get("numpy")
     saved_numpy = numpy.random.get_state() if numpy is not None else None
     saved_python = random.getstate()
     try:
-        yield
+        with torch.random.fork_rng(devices=_cuda_devices()):
+            yield
     finally:
         random.setstate(saved_python)
         if numpy is not None and saved_numpy is not None:

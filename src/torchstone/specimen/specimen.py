@@ -238,14 +238,14 @@ class Specimen:
         ready = copy.copy(self)
         ready.passes, ready.splits, findings = Passes(), {}, list(self.findings)
         check_model(self.model)
-        for position, (name, split) in enumerate(self.splits.items()):
-            cap = (examples or {}).get(name)
-            if cap is None and name == "shifted":
-                cap = (examples or {}).get("test")
-            generator = torch.Generator().manual_seed(seed * len(SPLITS) + position)
-            ready.splits[name], found = freeze_data(split, memory_bytes // len(self.splits), cap, generator)
-            findings += found
         with ready.measuring(), torch.no_grad():
+            for position, (name, split) in enumerate(self.splits.items()):
+                cap = (examples or {}).get("test" if name == "shifted" else name)
+                generator = torch.Generator().manual_seed(seed * len(SPLITS) + position)
+                ready.splits[name], found = freeze_data(
+                    split, memory_bytes // len(self.splits), cap, generator
+                )
+                findings += found
             for name in ready.splits:
                 findings += check_split(
                     ready.splits[name], ready.forward_checked, ready.objective, ready._moved

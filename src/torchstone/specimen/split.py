@@ -14,6 +14,7 @@ from torchstone import batches
 from torchstone.batches import Batch
 from torchstone.errors import SpecimenError
 from torchstone.objectives.base import Objective
+from torchstone.specimen.protection import keeping_random_states
 
 
 class Split:
@@ -75,7 +76,9 @@ class Split:
                 type(data).__name__,
                 "Pass for example (inputs, labels) or a DataLoader.",
             )
-        if iter(data) is data:
+        with keeping_random_states():
+            one_shot = iter(data) is data
+        if one_shot:
             raise SpecimenError(
                 f"{name} data must be readable more than once",
                 f"a one-shot {type(data).__name__}",
@@ -95,7 +98,8 @@ class Split:
     def size(self) -> int:
         """Number of examples; counts a stream once."""
         if self._size is None:
-            self._size = sum(self.objective.size(batch) for batch in self)
+            with keeping_random_states():
+                self._size = sum(self.objective.size(batch) for batch in self)
             if self._size == 0:
                 raise _empty(self.name)
         return self._size
@@ -111,8 +115,9 @@ class Split:
         Raises:
             SpecimenError: There is none.
         """
-        for batch in self:
-            return batch
+        with keeping_random_states():
+            for batch in self:
+                return batch
         raise _empty(self.name)
 
     def in_memory(self, budget: int) -> Split | None:

@@ -1,0 +1,130 @@
+"""Shuffling, augmentation and live randomness are found, named, and handled or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from torchstone.errors import DeterminismError, SpecimenError
+from torchstone.objectives import Classification
+from torchstone.specimen import Specimen
+
+
+def data(count: int = 100) -> tuple[Tensor, Tensor]:
+    x = torch.randn(count, 4, generator=torch.Generator().manual_seed(0))
+    return x, (x[:, 0] > 0).long()
+
+
+def prepared(train: Any, model: nn.Module | None = None, **options: Any) -> Specimen:
+    preparing = {key: options.pop(key) for key in ("memory_bytes", "examples", "seed") if key in options}
+    return Specimen(model or nn.Linear(4, 2), Classification(), train, **options).prepared(**preparing)
+
+
+class Augmented(Dataset[Any]):
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return data()[0][index] + 0.1 * torch.randn(4), index % 2
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        x, y = data()
+        yield from zip(x, y, strict=True)
+
+
+def test_a_shuffling_loader_is_named_and_frozen() -> None:
+    specimen = prepared(DataLoader(TensorDataset(*data()), batch_size=16, shuffle=True))
+    assert "shuffled on every pass" in specimen.findings[0]
+    first, second = ([batch[0] for batch in specimen.batches()] for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert sorted(torch.cat(first)[:, 0].tolist()) == sorted(data()[0][:, 0].tolist())
+
+
+def test_random_augmentation_is_named_and_frozen() -> None:
+    specimen = prepared(DataLoader(Augmented(), batch_size=16))
+    assert "random augmentation" in specimen.findings[0]
+    assert specimen.risk() == specimen.risk()
+
+
+def test_an_orderly_loader_gives_no_finding() -> None:
+    assert prepared(DataLoader(TensorDataset(*data()), batch_size=16)).findings == ()
+    assert prepared(TensorDataset(*data())).findings == ()
+    assert prepared(DataLoader(Stream(), batch_size=7)).size() == 100
+
+
+def test_what_shuffles_and_does_not_fit_is_refused_or_subsampled() -> None:
+    loader = DataLoader(TensorDataset(*data()), batch_size=16, shuffle=True)
+    with pytest.raises(DeterminismError, match="shuffled on every pass"):
+        prepared(loader, memory_bytes=500)
+    sampled = prepared(loader, memory_bytes=500, examples={"train": 20})
+    assert sampled.size() == 20
+    assert sampled.split("train").total == 100
+
+
+def test_a_large_orderly_stream_is_read_as_it_is() -> None:
+    specimen = prepared(DataLoader(TensorDataset(*data()), batch_size=16), memory_bytes=500)
+    assert not specimen.split("train").stored
+    assert specimen.size() == 100
+    whole = Specimen(specimen.model, Classification(), data())
+    assert specimen.risk() == pytest.approx(whole.risk(), rel=1e-6)
+
+
+def test_subsamples_follow_the_seed_and_are_said() -> None:
+    draw = lambda seed: prepared(data(), examples={"train": 30}, seed=seed)
+    rows = lambda specimen: torch.cat([batch[0] for batch in specimen.batches()])
+    assert torch.equal(rows(draw(1)), rows(draw(1)))
+    assert not torch.equal(rows(draw(1)), rows(draw(2)))
+    assert draw(1).split("train").note == "30 of 100 train examples, drawn with the seed"
+    order = [data()[0].tolist().index(row) for row in rows(draw(1)).tolist()]
+    assert order == sorted(set(order))
+
+
+def test_live_dropout_is_named_and_refused_unless_its_noise_is_frozen() -> None:
+    model = nn.Sequential(nn.Linear(4, 50), nn.Dropout(0.5), nn.Linear(50, 2)).train()
+    assert prepared(data(), model).findings == ()
+    with pytest.raises(DeterminismError, match=r"live dropout in 1.*freeze_noise=True"):
+        prepared(data(), model, mode="as_is")
+    frozen = prepared(data(), model, mode="as_is", freeze_noise=True)
+    assert frozen.risk() == frozen.risk()
+    assert model.training
+
+
+def test_randomness_inside_forward_is_refused() -> None:
+    class Random(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return super().forward(x) + torch.rand(())
+
+    with pytest.raises(DeterminismError, match="randomness inside forward"):
+        prepared(data(), Random(4, 2))
+
+
+def test_batch_statistics_in_training_mode_are_noticed() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).train()
+    assert not prepared(data(), model).coupled
+    coupled = prepared(data(), model, mode="as_is")
+    assert coupled.coupled
+    assert "rest of its batch" in coupled.findings[0]
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        (iter([data()]), "readable more than once"),
+        ((batch for batch in [data()]), "readable more than once"),
+        ([], "at least one example"),
+        (DataLoader(TensorDataset(*data(0)), batch_size=4), "at least one example"),
+        ("text", "tensors, a Dataset"),
+        (3, "tensors, a Dataset"),
+        (None, "needs training data"),
+    ],
+)
+def test_data_that_cannot_be_read_are_refused(train: Any, words: str) -> None:
+    with pytest.raises(SpecimenError, match=words):
+        prepared(train)

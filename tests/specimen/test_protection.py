@@ -1,0 +1,134 @@
+"""Whatever happens inside, the model and the process come out as they went in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from torchstone.specimen import protect
+from torchstone.testing import model_state, same_state
+
+
+def network() -> nn.Sequential:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(), nn.Flatten(), nn.Linear(32, 3)
+    ).train()
+    model[2].eval()
+    model[0].weight.requires_grad_(False)
+    model[4].weight.grad = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    model[4].register_forward_hook(lambda *_: None)
+    return model
+
+
+def damage_parameters(model: nn.Sequential) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+            parameter.data.mul_(2)
+
+
+def damage_nan(model: nn.Sequential) -> None:
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+
+
+def damage_buffers(model: nn.Sequential) -> None:
+    model(torch.ones(4, 1, 6, 6))
+
+
+def damage_modes(model: nn.Sequential) -> None:
+    model.eval()
+    model[2].train()
+
+
+def damage_gradients(model: nn.Sequential) -> None:
+    model(torch.ones(4, 1, 6, 6)).sum().backward()
+    model.zero_grad()
+
+
+def damage_requires_grad(model: nn.Sequential) -> None:
+    for parameter in model.parameters():
+        parameter.requires_grad_(not parameter.requires_grad)
+
+
+def damage_hooks(model: nn.Sequential) -> None:
+    for module in model.modules():
+        module.register_forward_hook(lambda *_: None)
+        module.register_forward_pre_hook(lambda *_: None)
+        module.register_full_backward_hook(lambda *_: None)
+    model[4]._forward_hooks.clear()
+
+
+def damage_registries(model: nn.Sequential) -> None:
+    model.register_parameter("extra", nn.Parameter(torch.zeros(1)))
+    model.register_buffer("more", torch.zeros(1))
+    model[4].weight = nn.Parameter(torch.zeros(3, 32))
+    model.add_module("new", nn.Linear(1, 1))
+
+
+def damage_random(model: nn.Sequential) -> None:
+    torch.rand(3)
+    random.random()
+    np.random.random()  # noqa: NPY002
+
+
+DAMAGES = [
+    damage_parameters, damage_nan, damage_buffers, damage_modes, damage_gradients, damage_requires_grad, damage_hooks,
+    damage_registries, damage_random,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_everything_is_restored(damage: Callable[[nn.Sequential], None], raises: bool) -> None:
+    model = network()
+    before, identities = model_state(model), [id(parameter) for parameter in model.parameters()]
+
+    def measure() -> None:
+        with protect(model):
+            damage(model)
+            if raises:
+                raise KeyboardInterrupt
+
+    if raises:
+        with pytest.raises(KeyboardInterrupt):
+            measure()
+    else:
+        measure()
+    assert same_state(before, model_state(model))
+    assert identities == [id(parameter) for parameter in model.parameters()]
+    assert list(dict(model.named_children())) == ["0", "1", "2", "3", "4"]
+    assert [len(module._backward_hooks) for module in model.modules()] == [0] * 6
+
+
+def test_gradients_are_out_of_reach_inside() -> None:
+    model = network()
+    kept = model[4].weight.grad
+    with protect(model):
+        assert model[4].weight.grad is None
+        model(torch.ones(4, 1, 6, 6)).sum().backward()
+    assert model[4].weight.grad is kept
+
+
+def test_nested_blocks_restore_at_the_outermost() -> None:
+    model = network()
+    before = model_state(model)
+    with protect(model):
+        with protect(model):
+            damage_parameters(model)
+        assert not same_state(before, model_state(model))
+    assert same_state(before, model_state(model))
+
+
+def test_tied_weights_stay_tied() -> None:
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    model = nn.Sequential(first, second)
+    with protect(model):
+        damage_parameters(model)
+    assert model[0].weight is model[1].weight

@@ -1,0 +1,170 @@
+"""Loops over data, and what a specimen refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchstone.errors import ObjectiveError, SettingError, SpecimenError
+from torchstone.objectives import CausalLM, Classification, Objective, Regression
+from torchstone.recipe import Recipe
+from torchstone.specimen import Specimen
+from torchstone.testing import dense_gradient, model_state, same_state
+
+
+def data(count: int = 1003) -> tuple[Tensor, Tensor]:
+    x = torch.randn(count, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return x, (x[:, 0] > 0).long()
+
+
+def model() -> nn.Module:
+    network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return network.train()
+
+
+@pytest.mark.parametrize("size", [1, 64, 1003, 5000])
+def test_the_batched_mean_is_the_full_mean(size: int) -> None:
+    network, (x, y) = model(), data()
+    losses = nn.functional.cross_entropy(network(x), y, reduction="none").detach()
+    expected = float(losses.mean())
+    before = model_state(network)
+    specimen = Specimen(network, Classification(), (x, y), batch_size=size)
+    assert specimen.risk() == pytest.approx(expected, abs=1e-12)
+    loader = DataLoader(TensorDataset(x, y), batch_size=size)
+    assert Specimen(network, Classification(), loader).risk() == pytest.approx(expected, abs=1e-12)
+    assert torch.allclose(specimen.example_losses(), losses, atol=1e-14)
+    assert same_state(before, model_state(network))
+
+
+def test_half_precision_losses_are_summed_in_float64() -> None:
+    x = torch.full((20_000, 1), 0.1)
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(network.weight)
+    specimen = Specimen(network, Regression(), (x, torch.zeros(20_000, 1)), batch_size=7)
+    assert specimen.risk() == pytest.approx(float(torch.tensor(0.1) ** 2), rel=1e-9)
+
+
+def test_gradient_and_sums() -> None:
+    network, (x, y) = model(), data(37)
+    specimen = Specimen(network, Classification(), (x, y), batch_size=5)
+    flat = torch.cat([part.flatten() for part in specimen.gradient().values()])
+    assert torch.allclose(flat, dense_gradient(specimen), atol=1e-14)
+    total = specimen.sum_over(lambda batch: batch[0].sum(0))
+    assert torch.allclose(total, x.sum(0), atol=1e-12)
+    first, second = specimen.mean_over(lambda batch: (batch[0].sum(0), batch[0].square().sum()))
+    assert torch.allclose(first, x.mean(0), atol=1e-13)
+    assert float(second) == pytest.approx(float(x.square().sum()) / 37)
+    assert torch.equal(specimen.map_over(lambda batch: batch[1]), y)
+
+
+def test_passes_are_counted() -> None:
+    specimen = Specimen(model(), Classification(), data(50), batch_size=20)
+    specimen.gradient()
+    specimen.risk()
+    assert (specimen.passes.forward, specimen.passes.backward) == (100, 50)
+
+
+def test_data_are_cast_and_labels_kept() -> None:
+    x, y = data(10)
+    specimen = Specimen(model().float(), Classification(), (x, y)).prepared()
+    assert "cast from float64 to float32" in specimen.findings[0]
+    assert next(specimen.batches())[1].dtype == torch.int64
+
+
+def test_a_copy_goes_to_another_device() -> None:
+    specimen = Specimen(model(), Classification(), data(10))
+    moved = specimen.to("meta")
+    assert moved.device.type == "meta"
+    assert specimen.device.type == "cpu"
+    assert next(specimen.model.parameters()).device.type == "cpu"
+    assert specimen.to("cpu") is specimen
+    with pytest.raises(SettingError, match="nonsense"):
+        specimen.to("nonsense")
+
+
+class PerBatch(Objective):
+    def outputs(self, model: nn.Module, batch: Any) -> Tensor:
+        return model(batch[0])
+
+    def losses(self, outputs: Tensor, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(outputs, batch[1])
+
+
+def test_a_loss_that_is_not_per_example_is_refused() -> None:
+    with pytest.raises(ObjectiveError, match=r'shape \(10,\); got shape \(\)\. Use reduction="none"'):
+        Specimen(model(), PerBatch(), data(10)).prepared()
+
+
+def split_devices() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2).to("meta"))
+
+
+def diverged() -> nn.Module:
+    network = model()
+    with torch.no_grad():
+        next(network.parameters())[0, 0] = float("inf")
+    return network
+
+
+@pytest.mark.parametrize(
+    ("make", "train", "words"),
+    [
+        (split_devices, data(9), "one device; got cpu, meta"),
+        (diverged, data(9), "NaN or infinite values in 0.weight"),
+        (lambda: nn.LazyLinear(2), data(9), "initialised; got lazy weight"),
+        (model, (data(9)[0] * float("nan"), data(9)[1]), "The train data must be finite"),
+        (model, (data(9)[0], torch.zeros(9, dtype=torch.long)), "at least two classes"),
+        (model, (data(9)[0][:, :3], data(9)[1]), "RuntimeError from forward"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_specimens_that_cannot_be_examined(make: Any, train: Any, words: str) -> None:
+    with pytest.raises(SpecimenError, match=words):
+        Specimen(make(), Classification(), train).prepared()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((lambda x: x, Classification(), data(5)), "torch.nn.Module; got function"),
+        ((nn.Linear(1, 1), "cross_entropy", data(5)), "must be an Objective; got str"),
+        ((nn.Linear(1, 1), Classification, data(5)), "the class Classification"),
+        (
+            (nn.Linear(1, 1), CausalLM(), torch.zeros(3, 4).long(), None, {"lr": 0.1}),
+            "recipe must be a Recipe",
+        ),
+    ],
+)
+def test_arguments_of_the_wrong_kind(arguments: Any, words: str) -> None:
+    with pytest.raises(SpecimenError, match=words):
+        Specimen(*arguments)
+
+
+def test_recipes_are_checked() -> None:
+    with pytest.raises(SettingError, match="lr must be positive"):
+        Recipe(lr=0.0)
+    with pytest.raises(SettingError, match="momentum"):
+        Recipe(momentum=1.0)
+    with pytest.raises(SettingError, match="one value an epoch"):
+        Recipe(history={"train_loss": [1.0], "test_loss": [1.0, 2.0]})
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3, momentum=0.8)
+    recipe = Recipe(optimizer=optimizer)
+    assert (recipe.learning_rates, recipe.heavy_ball, recipe.optimizer_name) == ((0.3,), 0.8, "SGD")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_data_on_the_cpu_meet_a_model_on_the_gpu() -> None:
+    x, y = data(100)
+    on_cpu, on_gpu = (
+        Specimen(model().to(device), Classification(), (x, y), batch_size=32) for device in ("cpu", "cuda")
+    )
+    assert on_gpu.risk() == pytest.approx(on_cpu.risk(), rel=1e-10)
