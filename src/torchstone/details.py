@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 MAX_POINTS = 2000  # a report stays small: longer series are thinned by the makers, and refused here
+MAX_CELLS = 40_000  # of a surface
+MAX_PIXELS = 3 * 256 * 256  # values of one picture
 
 Cell = str | int | float | bool | None
 
@@ -34,23 +36,29 @@ def numbers(values: torch.Tensor | Iterable[Any]) -> tuple[float, ...]:
 
 
 def thin(length: int, most: int = MAX_POINTS) -> list[int]:
-    """At most `most` indices of a series of `length` points, evenly spaced, first and last included."""
+    """At most `most` (two or more) indices of a series of `length` points, evenly spaced, first and last included."""
+    if most < 2:
+        raise SettingError(
+            "thin() keeps at least the first and the last point", f"most={most}", "Pass 2 or more."
+        )
     if length <= most:
         return list(range(length))
     return [round(i * (length - 1) / (most - 1)) for i in range(most)]
 
 
-def _check_lengths(what: str, *series: Sequence[Any]) -> None:
-    lengths = {len(one) for one in series if one}
+def _check_lengths(what: str, *required: Sequence[Any], optional: Sequence[Sequence[Any]] = ()) -> None:
+    lengths = {len(one) for one in required} | {len(one) for one in optional if one}
     if len(lengths) > 1:
         raise SettingError(
             f"{what} needs series of one length", f"lengths {sorted(lengths)}", "Pass one value a point."
         )
-    if lengths and max(lengths) > MAX_POINTS:
+    _check_count(what, max(lengths), MAX_POINTS)
+
+
+def _check_count(what: str, count: int, most: int) -> None:
+    if count > most:
         raise SettingError(
-            f"{what} holds at most {MAX_POINTS} points",
-            f"{max(lengths)}",
-            "Thin the series with details.thin().",
+            f"{what} holds at most {most:,} points", f"{count:,}", "Thin the series with details.thin()."
         )
 
 
@@ -73,6 +81,8 @@ class Marker:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", number(self.value))
+        if self.axis not in ("x", "y"):
+            raise SettingError('Marker.axis must be "x" or "y"', repr(self.axis), "Name the axis it crosses.")
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ class Line:
     def __post_init__(self) -> None:
         for field in ("x", "y", "low", "high"):
             object.__setattr__(self, field, numbers(getattr(self, field)))
-        _check_lengths(f"Line {self.name!r}", self.x, self.y, self.low, self.high)
+        _check_lengths(f"Line {self.name!r}", self.x, self.y, optional=(self.low, self.high))
 
 
 @dataclass(frozen=True)
@@ -163,6 +173,7 @@ class Histogram:
                     f"{len(self.edges)} edges and {len(group.counts)} counts in {group.name!r}",
                     "Pass the edges that numpy.histogram returns.",
                 )
+        _check_count(f"Histogram {self.title!r}", len(self.edges), MAX_POINTS)
 
 
 @dataclass(frozen=True)
@@ -180,7 +191,7 @@ class Spectrum:
     def __post_init__(self) -> None:
         for field in ("values", "residuals"):
             object.__setattr__(self, field, numbers(getattr(self, field)))
-        _check_lengths(f"Spectrum {self.title!r}", self.values, self.residuals)
+        _check_lengths(f"Spectrum {self.title!r}", self.values, optional=(self.residuals,))
 
 
 @dataclass(frozen=True)
@@ -193,8 +204,9 @@ class Table:
     caption: str = ""
 
     def __post_init__(self) -> None:
-        cells = lambda row: tuple(number(cell) if isinstance(cell, float) else cell for cell in row)
-        object.__setattr__(self, "rows", tuple(cells(row) for row in self.rows))
+        rows = tuple(tuple(_cell(cell, self.title) for cell in row) for row in self.rows)
+        object.__setattr__(self, "rows", rows)
+        _check_count(f"Table {self.title!r}", len(rows), MAX_POINTS)
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise SettingError(
@@ -202,6 +214,18 @@ class Table:
                     f"a row of {len(row)} cells",
                     "Pass one cell a column.",
                 )
+
+
+def _cell(value: Any, title: str) -> Cell:
+    """A cell as JSON can hold it; scalars of NumPy and torch become Python's."""
+    plain = value.item() if hasattr(value, "item") else value
+    if plain is not None and not isinstance(plain, str | int | float):
+        raise SettingError(
+            f"The cells of table {title!r} must be text, numbers, booleans or None",
+            type(plain).__name__,
+            "Convert it.",
+        )
+    return number(plain) if isinstance(plain, float) else plain
 
 
 @dataclass(frozen=True)
@@ -227,6 +251,7 @@ class Surface:
                 f"{len(self.z)} rows of {sorted({len(row) for row in self.z})}",
                 "Transpose or fill z.",
             )
+        _check_count(f"Surface {self.title!r}", len(self.x) * len(self.y), MAX_CELLS)
 
 
 @dataclass(frozen=True)
@@ -246,7 +271,7 @@ class Scatter:
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", numbers(self.x))
         object.__setattr__(self, "y", numbers(self.y))
-        _check_lengths(f"Scatter {self.title!r}", self.x, self.y, self.groups, self.texts)
+        _check_lengths(f"Scatter {self.title!r}", self.x, self.y, optional=(self.groups, self.texts))
 
 
 @dataclass(frozen=True)
@@ -266,6 +291,7 @@ class Picture:
                 f"{len(self.pixels)} values",
                 "Pass the flattened image.",
             )
+        _check_count("Picture", len(self.pixels), MAX_PIXELS)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,8 +13,12 @@ import torch
 from torchstone import batches
 from torchstone._version import __version__
 from torchstone.examination import Environment, SpecimenCard
+from torchstone.objectives import Objective
 from torchstone.plan import Plan
+from torchstone.recipe import Recipe
 from torchstone.specimen import Specimen
+
+_PLAIN = (str, int, float, bool, tuple, type(None))
 
 
 def environment(device: torch.device) -> Environment:
@@ -59,19 +64,47 @@ def specimen_card(specimen: Specimen) -> SpecimenCard:
 
 
 def fingerprint(specimen: Specimen, plan: Plan, seed: int) -> str:
-    """Identity of a prepared specimen under a plan: weights, data, objective, version. Cost: one pass over the data."""
+    """Identity of a prepared specimen under a plan: weights, data, objective, recipe, version.
+
+    Cost: one pass over the stored data.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    described = (__version__, plan, seed, specimen.name, specimen.mode, type(specimen.objective).__name__)
+    training = [module.training for module in specimen.model.modules() if specimen.mode == "as_is"]
+    described = (
+        *(__version__, plan, seed, specimen.name, specimen.mode, specimen.freeze_noise, training),
+        *(str(specimen.device), list(specimen.trainable), _plain(specimen.objective)),
+    )
     digest.update(repr(described).encode())
     for name, tensor in (*specimen.model.named_parameters(), *specimen.model.named_buffers()):
         digest.update(name.encode())
         _update(digest, tensor)
+    _update_recipe(digest, specimen.recipe)
     for name, split in specimen.splits.items():
         digest.update(f"{name}:{split.size}".encode())
         for batch in split if split.stored else [split.first()]:
             for tensor in batches.tensors(batch):
                 _update(digest, tensor)
     return digest.hexdigest()
+
+
+def _plain(objective: Objective) -> tuple[str, Mapping[str, object]]:
+    """Class and plain settings of an objective; functions and modules have no value to compare."""
+    settings = {key: value for key, value in vars(objective).items() if isinstance(value, _PLAIN)}
+    return type(objective).__name__, settings
+
+
+def _update_recipe(digest: hashlib.blake2b, recipe: Recipe | None) -> None:
+    if recipe is None:
+        return
+    history = {name: [float(value) for value in series] for name, series in recipe.history.items()}
+    digest.update(repr((recipe.card(), recipe.learning_rates, recipe.build is not None, history)).encode())
+    for name, tensor in (recipe.initial_state or {}).items():
+        digest.update(name.encode())
+        _update(digest, tensor)
+    if recipe.live_optimizer is not None:
+        for state in recipe.live_optimizer.state.values():
+            for tensor in batches.tensors(state):
+                _update(digest, tensor)
 
 
 def _update(digest: hashlib.blake2b, tensor: torch.Tensor) -> None:

@@ -116,10 +116,11 @@ class Examination:
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets without end
+            damage = isinstance(error, json.JSONDecodeError)
             raise FormatError(
                 "An examination file must be JSON",
-                f"{error.msg} at line {error.lineno}",
+                f"{error.msg} at line {error.lineno}" if damage else str(error).split(";")[0],
                 "Point to the examination.json that `torchstone examine` wrote, or run it again.",
             ) from None
         schema = data.get("schema") if isinstance(data, dict) else None

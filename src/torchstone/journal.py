@@ -27,20 +27,16 @@ class Journal:
         fresh: Start again, whatever is there.
 
     Raises:
-        OutputError: The folder holds another examination, and `fresh` was not asked for.
+        OutputError: The folder holds another examination, or its journal cannot be read, and `fresh` was not asked for.
     """
 
     def __init__(self, folder: Path, fingerprint: str, *, fresh: bool = False) -> None:
         self.path, self.fingerprint = folder / FILE_NAME, fingerprint
         self.readings: dict[str, Reading] = {}
         self.seconds = 0.0
-        lines = [] if fresh or not self.path.exists() else self._whole_lines()
+        lines = [] if fresh else self._whole_lines()
         if lines and lines[0].get("fingerprint") != fingerprint:
-            raise OutputError(
-                f"{folder} must be empty or hold the same examination (network, data, plan, seed, version)",
-                "a journal of another one",
-                "Choose another folder with --output, or start again with --fresh.",
-            )
+            raise _not_ours(folder, "a journal of another one")
         for line in lines[1:]:
             reading = self._reading(line)
             if reading is not None:
@@ -58,8 +54,14 @@ class Journal:
         append_line(self.path, json.dumps(line, allow_nan=False))
 
     def _whole_lines(self) -> list[dict[str, Any]]:
+        try:
+            texts = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _not_ours(self.path.parent, f"a journal that cannot be read ({error.strerror})") from None
         found = []
-        for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for text in texts:
             try:
                 line = json.loads(text)
             except json.JSONDecodeError:
@@ -67,6 +69,8 @@ class Journal:
             if not isinstance(line, dict):
                 break
             found.append(line)
+        if texts and not found:  # the first line is written in one step, so this file is not a journal
+            raise _not_ours(self.path.parent, f"a {FILE_NAME} that is no journal")
         return found
 
     @staticmethod
@@ -76,3 +80,11 @@ class Journal:
             return from_plain(Reading, line["reading"])
         except (FormatError, KeyError, TypeError, ValueError):
             return None
+
+
+def _not_ours(folder: Path, got: str) -> OutputError:
+    return OutputError(
+        f"{folder} must be empty or hold the same examination (network, data, recipe, plan, seed, version)",
+        got,
+        "Choose another folder with --output, or start again with --fresh.",
+    )

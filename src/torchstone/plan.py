@@ -33,9 +33,11 @@ class Plan:
     def __post_init__(self) -> None:
         for field in ("train_examples", "test_examples"):
             value = getattr(self, field)
-            if value is not None and value < 2:
-                raise SettingError(f"Plan.{field} must be at least 2 or None", str(value), "Raise it.")
-        if self.memory_bytes < MIB:
+            if value is not None and not (_is_whole(value) and value >= 2):
+                raise SettingError(
+                    f"Plan.{field} must be a whole number of at least 2, or None", repr(value), "Raise it."
+                )
+        if not _is_whole(self.memory_bytes) or self.memory_bytes < MIB:
             raise SettingError(
                 "The memory budget must be at least 1 MiB",
                 f"{self.memory_bytes} bytes",
@@ -55,6 +57,10 @@ class Plan:
         return plans[name] if memory_bytes is None else replace(plans[name], memory_bytes=memory_bytes)
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def parse_bytes(text: str) -> int:
     """Bytes in a size such as "512MiB", "2GB" or "1000000".
 
@@ -66,7 +72,7 @@ def parse_bytes(text: str) -> int:
     digits = cleaned.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     try:
         size = float(digits) * units[cleaned[len(digits) :]]
-        if not 0 < size < 2**63:
+        if not 1 <= size < 2**63:
             raise ValueError
     except (ValueError, KeyError):
         raise SettingError(

@@ -115,8 +115,9 @@ class Uncertainty:
     standard_error: float | None = None
 
     def __post_init__(self) -> None:
-        for end in ("low", "high"):
-            object.__setattr__(self, end, number(getattr(self, end)))
+        for name in ("low", "high", "standard_error"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, number(getattr(self, name)))
 
     @classmethod
     def from_standard_error(

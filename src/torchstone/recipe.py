@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchstone.details import number
 from torchstone.errors import SettingError
 
 OptimizerFactory = Callable[[Any], Optimizer]
@@ -47,6 +49,9 @@ class Recipe:
     notes: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("lr", "momentum"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _real(name, getattr(self, name)))
         if self.lr is not None and not self.lr > 0:
             raise SettingError(
                 "Recipe.lr must be positive", repr(self.lr), "Pass the learning rate of the last step."
@@ -54,6 +59,12 @@ class Recipe:
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise SettingError(
                 "Recipe.momentum must lie in [0, 1)", repr(self.momentum), "Pass the coefficient."
+            )
+        if not (self.optimizer is None or isinstance(self.optimizer, Optimizer) or callable(self.optimizer)):
+            raise SettingError(
+                "Recipe.optimizer must be an optimizer, or a function of the parameters that makes one",
+                type(self.optimizer).__name__,
+                "Pass the optimizer after training, or lambda parameters: torch.optim.SGD(parameters, lr=0.1).",
             )
         lengths = {len(series) for series in self.history.values()}
         if len(lengths) > 1:
@@ -102,4 +113,23 @@ class Recipe:
             "seed": self.seed,
             **self.notes,
         }
-        return {key: value for key, value in known.items() if value is not None}
+        return {key: _shown(value) for key, value in known.items() if value is not None}
+
+
+def _real(name: str, value: Any) -> float:
+    """A finite Python float out of a number, or a NumPy or torch scalar."""
+    try:
+        real = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        real = math.nan
+    if isinstance(value, str | bool) or not math.isfinite(real):
+        raise SettingError(f"Recipe.{name} must be a finite number", repr(value), "Pass a float.")
+    return real
+
+
+def _shown(value: Any) -> str | int | float | bool | None:
+    """A fact as JSON can hold it."""
+    plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+    if isinstance(plain, bool | int | str):
+        return plain
+    return number(plain) if isinstance(plain, float) else str(plain)

@@ -14,8 +14,9 @@ from enum import Enum
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from torchstone.errors import FormatError
+from torchstone.errors import FormatError, TorchstoneError
 
+_DAMAGED = "The file is damaged or was edited; run the examination again."
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -67,7 +68,7 @@ def _from_leaf(kind: Any, data: Any, where: str) -> Any:
         if (special := _non_finite(data)) is not None:
             return special
         _expect(isinstance(data, int | float) and not isinstance(data, bool), where, "a number", data)
-        return float(data)
+        return _as_float(data, where)
     if isinstance(kind, type) and issubclass(kind, Enum):
         try:
             return kind(data)
@@ -88,7 +89,12 @@ def _from_object(kind: Any, data: Any, where: str) -> Any:
             values[field.name] = from_plain(hints[field.name], data[field.name], f"{where}.{field.name}")
         elif field.default is MISSING and field.default_factory is MISSING:
             raise _damaged(where, f"a field {field.name!r}", "none of that name")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except FormatError:
+        raise
+    except TorchstoneError as error:  # series of different lengths, a plan out of range
+        raise FormatError(f"At {where}: {error.expected}", error.got, _DAMAGED) from None
 
 
 def _from_union(members: tuple[Any, ...], data: Any, where: str) -> Any:
@@ -108,7 +114,14 @@ def _from_union(members: tuple[Any, ...], data: Any, where: str) -> Any:
     if any(type(data) is member for member in members):
         return data
     _expect(type(data) is int and float in members, where, f"one of {members}", data)
-    return float(str(data))
+    return _as_float(data, where)
+
+
+def _as_float(data: Any, where: str) -> float:
+    try:
+        return float(data)
+    except OverflowError:
+        raise _damaged(where, "a number that fits float64", data) from None
 
 
 def _non_finite(data: Any) -> float | None:
@@ -134,7 +147,7 @@ def _damaged(where: str, expected: str, got: Any) -> FormatError:
     return FormatError(
         f"Saved examination: expected {expected} at {where}",
         shown if len(shown) < 80 else shown[:77] + "...",
-        "The file is damaged or was edited; run the examination again.",
+        _DAMAGED,
     )
 
 

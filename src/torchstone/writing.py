@@ -16,16 +16,20 @@ def write_atomically(path: Path, text: str) -> None:
         OutputError: The folder is not writable, or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    done = False
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(text.encode("utf-8", errors="backslashreplace"))  # lone surrogates have no UTF-8
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        done = True
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise _cannot_write(path, error) from None
+    finally:
+        if not done:  # also when interrupted
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def append_line(path: Path, line: str) -> None:

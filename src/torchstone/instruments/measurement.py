@@ -14,7 +14,10 @@ import torch
 from torchstone.errors import NotApplicableError, TorchstoneError
 from torchstone.instruments.catalogue import Instrument
 from torchstone.reading import Cost, Reading, plain_settings
+from torchstone.serialise import to_plain
 from torchstone.workbench import Workbench
+
+_LONGEST_MESSAGE = 500
 
 
 def measure(instrument: Instrument, bench: Workbench) -> Reading:
@@ -24,20 +27,35 @@ def measure(instrument: Instrument, bench: Workbench) -> Reading:
     KeyboardInterrupt and the like pass through.
     """
     meta = instrument.META
-    missing = next((need for need in meta.needs if bench.lacks(need)), None)
-    if missing is not None:
-        return _finished(Reading.not_applicable(meta, f"needs {missing}"), instrument, bench)
     with _counting(bench) as cost:
         try:
+            missing = next((need for need in meta.needs if bench.lacks(need)), None)
+            if missing is not None:
+                raise NotApplicableError(f"needs {missing}")
             with bench.specimen.measuring():
-                reading = instrument.measure(bench)
+                reading = _complete(instrument.measure(bench), instrument)
         except NotApplicableError as answer:
             return _finished(Reading.not_applicable(meta, answer.reason), instrument, bench)
         except TorchstoneError as error:
             reading = Reading.error(meta, str(error))
         except Exception as error:  # noqa: BLE001 - a failing instrument is a result
-            reading = Reading.error(meta, f"{type(error).__name__}: {error}")
+            reading = Reading.error(meta, _one_line(error))
     return _finished(replace(reading, cost=cost.total), instrument, bench)
+
+
+def _complete(reading: Any, instrument: Instrument) -> Reading:
+    """The reading, after proving that it is one and can be written: a late failure would cost all the others."""
+    if not isinstance(reading, Reading):
+        raise TypeError(f"measure() must return a Reading; got {type(reading).__name__}")
+    if reading.id != instrument.META.id:
+        raise ValueError(f"the reading must have the id {instrument.META.id!r}; got {reading.id!r}")
+    to_plain(reading)
+    return reading
+
+
+def _one_line(error: Exception) -> str:
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"
 
 
 def settings_of(instrument: Instrument) -> dict[str, Any]:
