@@ -1,7 +1,20 @@
 """Curvature of a specimen's risk in its parameters, as linear maps and traces."""
 
 from torchstone.operators.gauss_newton import GaussNewton
+from torchstone.operators.gauss_newton_trace import GaussNewtonTrace, gauss_newton_trace
 from torchstone.operators.hessian import Hessian
 from torchstone.operators.parameter_space import ParameterSpace
+from torchstone.operators.piecewise_linear import curved_parameters
+from torchstone.operators.trace import ParameterTrace, TraceResult, hessian_trace
 
-__all__ = ["GaussNewton", "Hessian", "ParameterSpace"]
+__all__ = [
+    "GaussNewton",
+    "GaussNewtonTrace",
+    "Hessian",
+    "ParameterSpace",
+    "ParameterTrace",
+    "TraceResult",
+    "curved_parameters",
+    "gauss_newton_trace",
+    "hessian_trace",
+]

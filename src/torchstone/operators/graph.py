@@ -10,7 +10,11 @@ from torch import Tensor
 Node = Any  # torch.autograd.graph.Node; the attributes read here are not in its stub
 
 _GENERATED = re.compile(r"\w+Backward(Autograd\w+)?\d+(_copy)?")
-_INFRASTRUCTURE = ("torch::autograd::AccumulateGrad", "torch::autograd::CopySlices")
+_INFRASTRUCTURE = (
+    "torch::autograd::AccumulateGrad",
+    "torch::autograd::CopySlices",
+    "torch::autograd::CopyBackwards",
+)
 
 
 def nodes_of(*tensors: Tensor) -> list[Node]:
