@@ -1,0 +1,166 @@
+"""Is the learning rate below the stability edge of its optimiser?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from torchstone.details import Axis, Curve, Line, Marker, Scalar, Scalars, numbers
+from torchstone.instruments.settings import require_between, require_count
+from torchstone.linalg import FunctionMap, top_eigenpairs
+from torchstone.operators.hessian import Hessian
+from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Remedy, Uncertainty, Verdict
+from torchstone.workbench import Workbench
+from torchstone.workbench.update_rule import UpdateRule, update_rule
+
+NEAR = 0.9
+
+
+@dataclass(frozen=True)
+class StabilityEdge:
+    r"""Largest eigenvalue of the (preconditioned) Hessian against the limit of the optimiser's step.
+
+    On a quadratic, gradient descent with rate eta diverges along an eigenvector exactly when its eigenvalue exceeds
+    2/eta; with heavy-ball momentum beta, 2(1 + beta)/eta; with Nesterov's, 2(1 + beta)/(eta (1 + 2 beta)). Adam divides
+    by P = diag(sqrt(v) + eps), so its eigenvalues are those of P^{-1/2} H P^{-1/2} and its limit is
+    2(1 + beta_1)/((1 - beta_1) eta). The value is the eigenvalue over the limit: above 1, steps on the full training set
+    diverge locally.
+
+    Cost: 10 to 100 Hessian products, each two to four gradients. Bias: the eigenvalue errs downwards by at most its
+    residual, which is reported, as long as the search did not overlook it. Minibatch noise lowers the edge in practice.
+    Source: LeCun, Bottou, Orr & Muller 1998, section 4.1; Cohen et al. 2021, section 2 and appendix B (momentum); Cohen
+    et al. 2022, section 2 (Adam).
+    """
+
+    META: ClassVar[Meta] = Meta(
+        id="stability_edge",
+        question=Question.TRAINABILITY,
+        title="Stability edge",
+        asks="Is the learning rate below the stability edge?",
+        cost=CostClass.SECONDS,
+        needs=(Need.TRAIN, Need.PARAMETERS, Need.LEARNING_RATE),
+        unit="share of the stability limit",
+        source="LeCun, Bottou, Orr & Muller 1998, section 4.1; Cohen et al. 2021, section 2; Cohen et al. 2022, section 2",
+    )
+    tolerance: float = 1e-2
+    products: int = 200
+    """Budget of Hessian products."""
+
+    def __post_init__(self) -> None:
+        require_between(self, "tolerance", 1e-8, 0.5)
+        require_count(self, "products", 10)
+
+    def measure(self, bench: Workbench) -> Reading:
+        """Find the top eigenvalue of the curvature as the optimiser sees it."""
+        rule = update_rule(bench.specimen)
+        value, residual, converged = _top(bench, rule, self.tolerance, self.products)
+        ratio = value / rule.limit
+        verdict = judge(ratio)
+        notes = (
+            []
+            if converged
+            else [f"The residual {residual:.2g} is above the tolerance after {self.products} products."]
+        )
+        if bench.specimen.recipe is not None and bench.specimen.recipe.batch_size is not None:
+            notes.append("The edge is that of full-batch steps; minibatch noise keeps training below it.")
+        return Reading.of(
+            self.META,
+            value=ratio,
+            uncertainty=Uncertainty(
+                ratio, ratio + residual / rule.limit, "residual", "residual of the eigenpair", 1.0
+            ),
+            verdict=verdict,
+            headline=(
+                f"The largest {rule.curvature} eigenvalue is {value:.3g}; {rule.name} at learning rate {rule.lr:.3g} is "
+                f"stable up to {rule.limit:.3g}."
+            ),
+            explanation=(
+                f"Largest eigenvalue by Lanczos with full reorthogonalisation, against {rule.formula}. Beyond the limit a "
+                "full-batch step overshoots along that eigenvector by more than it corrects."
+            ),
+            remedies=_remedies(verdict, rule, value),
+            details=(_scalars(value, residual, rule), _multipliers(value, rule)),
+            notes=tuple(notes),
+        )
+
+
+def judge(ratio: float) -> Verdict:
+    """Poor past the edge, attention within 10% of it."""
+    threshold = "largest eigenvalue below 90% of the limit (poor: above it)"
+    source = (
+        "LeCun et al. 1998, section 4.1 for the limit; Cohen et al. 2021: full-batch training hovers at it"
+    )
+    if not ratio <= 1:
+        return Verdict(Level.POOR, "past the edge: full-batch steps diverge locally", threshold, source, 0.9)
+    if ratio > NEAR:
+        return Verdict(Level.ATTENTION, "at the edge of stability", threshold, source)
+    return Verdict(Level.GOOD, "below the edge", threshold, source)
+
+
+def _top(bench: Workbench, rule: UpdateRule, tolerance: float, products: int) -> tuple[float, float, bool]:
+    hessian = Hessian(bench.specimen)
+    root = hessian.space.flatten(rule.root_scales).to(hessian.dtype)
+    decay = hessian.space.flatten(rule.decays).to(hessian.dtype)
+
+    def product(X: torch.Tensor) -> torch.Tensor:
+        scaled = root[:, None] * X
+        return root[:, None] * (hessian.matmat(scaled) + decay[:, None] * scaled)
+
+    seen = FunctionMap(product, hessian.shape, hessian.dtype, hessian.device, block=True, symmetric=True)
+    found = top_eigenpairs(
+        seen,
+        1,
+        tolerance=tolerance,
+        max_products=max(products, 2 * 1 + 1 + 4),
+        generator=bench.generator("stability_edge"),
+    )
+    return float(found.values[0]), float(found.residuals[0]), bool(found.converged)
+
+
+def _scalars(value: float, residual: float, rule: UpdateRule) -> Scalars:
+    return Scalars(
+        "Curvature and limit",
+        (
+            Scalar(f"largest {rule.curvature} eigenvalue", value, "", value, value + residual),
+            Scalar(f"limit {rule.formula}", rule.limit),
+            Scalar("learning rate", rule.lr),
+            Scalar("largest stable learning rate", rule.lr * rule.limit / value if value > 0 else math.inf),
+        ),
+    )
+
+
+def _multipliers(value: float, rule: UpdateRule) -> Curve:
+    """Spectral radius of one step on a quadratic, over the eigenvalue."""
+    grid = torch.linspace(0, 1.5 * max(rule.limit, value), 200, dtype=torch.float64)
+    radius = [rule.spectral_radius(float(curvature)) for curvature in grid]
+    return Curve(
+        "What one step does along an eigenvector",
+        Axis("eigenvalue"),
+        Axis("growth factor of the error a step"),
+        (Line(rule.name, numbers(grid), numbers(radius)),),
+        (Marker("no growth", 1.0), Marker("this network", value, "x"), Marker("limit", rule.limit, "x")),
+        caption="Below 1 the error along an eigenvector shrinks every step, above 1 it grows. The vertical mark is this "
+        "network's largest eigenvalue.",
+    )
+
+
+def _remedies(verdict: Verdict, rule: UpdateRule, value: float) -> tuple[Remedy, ...]:
+    if verdict.level is Level.GOOD:
+        return ()
+    return (
+        Remedy(
+            f"Lower the learning rate below {rule.lr * rule.limit / value:.3g}, or decay it.",
+            "torch.optim.lr_scheduler.CosineAnnealingLR",
+            "stability_limit",
+        ),
+        Remedy(
+            "Warm the learning rate up: curvature usually falls early in training.",
+            "torch.optim.lr_scheduler.LinearLR",
+        ),
+    )
+
+
+INSTRUMENT = StabilityEdge
