@@ -53,9 +53,9 @@ class BatchTraces:
         made = cls(specimen, batch, outputs)
         for name, uses in find_uses(nodes_of(outputs), parameters).items():
             norms = ExampleNorms.of(uses, columns)
-            if not uses:
+            if not uses and parameters[name] is not outputs:
                 made.idle.append(name)
-            elif norms is None:
+            elif norms is None or not uses:
                 made.loose.append(name)
             else:
                 made.ruled[name] = norms

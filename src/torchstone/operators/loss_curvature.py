@@ -174,10 +174,10 @@ def _products(gradient: Tensor, leaf: Tensor, count: int) -> list[tuple[Tensor, 
     return pairs
 
 
-def _agrees(product: Tensor, expected: Tensor) -> bool:
-    scale = float(product.abs().max())
-    eps = torch.finfo(product.dtype).eps
-    return bool((product - expected).abs().max() <= 1e4 * eps * scale)
+def _agrees(product: Tensor, expected: Tensor, scale: float = 0.0) -> bool:
+    """Equal up to roundings of numbers as large as `scale`, or as the product itself."""
+    slack = 1e4 * torch.finfo(product.dtype).eps * max(scale, float(product.abs().max()))
+    return bool((product - expected).abs().max() <= slack)
 
 
 def _diagonal(gradient: Tensor, leaf: Tensor, dtype: torch.dtype) -> LossCurvature | None:
@@ -209,7 +209,8 @@ def _softmax(
         return None
     p = leaf.detach().softmax(class_dim)
     for vector, product in _products(gradient, leaf, 2):
-        if not _agrees(product, weights * p * (vector - (p * vector).sum(class_dim, keepdim=True))):
+        expected = weights * p * (vector - (p * vector).sum(class_dim, keepdim=True))
+        if not _agrees(product, expected, scale=float(weights.max())):
             return None
     rows = lambda tensor: tensor.movedim(class_dim, -1).flatten(1, -2) if leaf.ndim > 2 else tensor[:, None]
     by_position, weight = rows(p), rows(weights)[..., 0]

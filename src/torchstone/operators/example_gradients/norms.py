@@ -123,7 +123,9 @@ class ExampleNorms:
         """Add one cotangent's norms, times a sign an example."""
         examples = signs.shape[0]
         if not self._stacked or self._way == "explicit":
-            part = self._gradients(signals, examples).flatten(1).square().sum(1, dtype=torch.float64)
+            part = (
+                self._gradients(signals, examples).reshape(examples, -1).square().sum(1, dtype=torch.float64)
+            )
         else:
             rows = self._signal_rows(signals, examples)
             if self._way == "lengths":

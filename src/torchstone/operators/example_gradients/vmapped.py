@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,15 +57,17 @@ def vmapped_norms(
         _, pull = torch.func.vjp(of_parameters, values)  # pyright: ignore[reportAssignmentType]
         (gradients,) = torch.func.vmap(pull)(cotangent[:, None])
         flat = {key: value.flatten(1).double() for key, value in gradients.items()}
-        squares = {key: value.square().sum(1) for key, value in flat.items()}
-        return squares, {key: (value @ directions[key]).sum() for key, value in flat.items()}
+        squares = {key: value.square().sum(1).detach() for key, value in flat.items()}
+        return squares, {key: (value @ directions[key]).sum().detach() for key, value in flat.items()}
 
     dims = [0 if tensor.ndim else None for tensor in tensors]
     count, columns = signs.shape[1], signs.shape[0]
     bytes_each = 8 * columns * sum(value.numel() for value in values.values())
     chunk = max(1, min(count, memory_bytes // max(1, bytes_each)))
     try:
-        squares, shadows = torch.func.vmap(one, in_dims=(dims, 1), chunk_size=chunk)(tensors, cotangents)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            squares, shadows = torch.func.vmap(one, in_dims=(dims, 1), chunk_size=chunk)(tensors, cotangents)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
         return None
     specimen.passes.forward += count
