@@ -5,6 +5,9 @@ An error for a user's mistake is one paragraph with three parts: what was expect
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class TorchstoneError(Exception):
     """Base of all errors a user's input can cause.
@@ -18,6 +21,28 @@ class TorchstoneError(Exception):
     def __init__(self, expected: str, got: str, fix: str) -> None:
         self.expected, self.got, self.fix = expected, got, fix
         super().__init__(f"{expected.rstrip('.;')}; got {got.rstrip('.')}. {fix}")
+
+
+@contextlib.contextmanager
+def blaming(kind: type[TorchstoneError], expected: str, fix: str, source: str = "") -> Iterator[None]:
+    """Turn what a user's code raises inside the block into an error of ours that says where it came from.
+
+    Args:
+        kind: Class of the error.
+        expected: What would have been right.
+        fix: What to do.
+        source: What raised, such as "forward()".
+
+    Raises:
+        TorchstoneError: Of class `kind`, with the type and message of the original as what came.
+    """
+    try:
+        yield
+    except TorchstoneError:
+        raise
+    except Exception as error:
+        name = type(error).__name__ + (f" from {source}" if source else "")
+        raise kind(expected, f"{name}: {' '.join(str(error).split()) or 'no message'}", fix) from error
 
 
 class SpecimenError(TorchstoneError):

@@ -17,7 +17,7 @@ from torchstone.instruments.measurement import measure, settings_of
 from torchstone.journal import Journal
 from torchstone.plan import Plan
 from torchstone.progress import Progress
-from torchstone.reading import CostClass, Reading
+from torchstone.reading import CostClass, Meta, Reading
 from torchstone.specimen import Specimen, keeping_random_states
 from torchstone.workbench import Workbench
 from torchstone.writing import make_folder, write_atomically
@@ -62,12 +62,10 @@ def examine(
         TorchstoneError: The specimen, plan, settings or folder cannot be used; the message says what to do.
         KeyboardInterrupt: Passed on after what is finished has been written.
     """
+    _check_arguments(specimen, plan, seed)
     chosen_plan = Plan.named(plan) if isinstance(plan, str) else plan
+    only, skip = [only] if isinstance(only, str) else only, [skip] if isinstance(skip, str) else skip
     instruments = choose(chosen_plan, only, skip, settings or {})
-    if not isinstance(specimen, Specimen):
-        raise SettingError(
-            "examine() needs a Specimen", type(specimen).__name__, "Call Specimen(model, ...) first."
-        )
     folder = Path(output) if output is not None else None
     if folder is not None:
         make_folder(folder)
@@ -99,6 +97,19 @@ def examine(
     return examination
 
 
+def _check_arguments(specimen: Any, plan: Any, seed: Any) -> None:
+    if not isinstance(specimen, Specimen):
+        raise SettingError(
+            "examine() needs a Specimen", type(specimen).__name__, "Call Specimen(model, ...) first."
+        )
+    if not isinstance(plan, str | Plan):
+        raise SettingError(
+            "plan must be a name or a Plan", type(plan).__name__, 'Pass "quick", "standard" or "deep".'
+        )
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise SettingError("seed must be a whole number from 0 to 2^32 - 1", repr(seed), "Pass 0.")
+
+
 def choose(
     plan: Plan,
     only: Sequence[str | Instrument] | None,
@@ -108,12 +119,14 @@ def choose(
     """The instruments to run: those named, else all of the plan's cost classes; never those skipped.
 
     Raises:
-        SettingError: An unknown id or setting.
+        SettingError: An unknown id or setting, or an instrument named twice.
     """
-    for identifier in (*(skip or ()), *settings):
+    for identifier in skip or ():
         make(identifier)  # refuses unknown ids
+    for identifier, changed in settings.items():
+        make(identifier, changed)
     if only is not None:
-        made = [make(one, settings.get(one)) if isinstance(one, str) else one for one in only]
+        made = [make(one, settings.get(one)) if isinstance(one, str) else _made(one) for one in only]
     else:
         ids = [name for name, kind in catalogue().items() if kind.META.cost <= plan.most_expensive]
         made = [make(one, settings.get(one)) for one in ids]
@@ -122,7 +135,20 @@ def choose(
         raise SettingError(
             "At least one instrument must run", "none after only and skip", "Name fewer to skip."
         )
+    ids = [instrument.META.id for instrument in kept]
+    if twice := [name for name in ids if ids.count(name) > 1]:
+        raise SettingError("An instrument can run once", f"{twice[0]} twice", "Name it once.")
     return kept
+
+
+def _made(instrument: Any) -> Instrument:
+    if isinstance(instrument, type) or not isinstance(getattr(instrument, "META", None), Meta):
+        raise SettingError(
+            "only must hold ids, or instruments with their settings",
+            repr(instrument),
+            "Pass for example Margins().",
+        )
+    return instrument
 
 
 def save(examination: Examination, folder: Path) -> None:

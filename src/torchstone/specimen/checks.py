@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchstone import batches
 from torchstone.batches import Batch
-from torchstone.errors import ObjectiveError, SpecimenError
+from torchstone.errors import ObjectiveError, SpecimenError, blaming
 from torchstone.objectives.base import Objective, one_per_example
 from torchstone.specimen.split import Split
 
@@ -32,6 +34,12 @@ def check_model(model: nn.Module) -> None:
             "Run the model on one batch first.",
         )
     devices = sorted({str(tensor.device) for _, tensor in named})
+    if devices == ["meta"]:
+        raise SpecimenError(
+            "The model's parameters must have values",
+            "parameters on the meta device, which have none",
+            "Load the weights: model.to_empty(device='cpu'), then load_state_dict().",
+        )
     if len(devices) > 1:
         raise SpecimenError(
             "The whole model must lie on one device",
@@ -63,18 +71,20 @@ def check_split(
         TorchstoneError: What is wrong with which part of the data.
     """
     original = split.first()
-    batch = move(original)
+    # A copy, so that a network that writes into its input does not write into the user's data.
+    batch = batches.map_tensors(lambda tensor: tensor.clone(), move(original))
     _check_inputs(split, batch)
-    outputs = forward(batch)
-    count = objective.size(batch)
-    if outputs.ndim == 0 or outputs.shape[0] != count:
-        raise ObjectiveError(
-            f"outputs() must return one row per example, shape ({count}, ...)",
-            f"shape {tuple(outputs.shape)}",
-            "Return the outputs before any averaging.",
+    outputs = _checked_outputs(forward(batch), objective.size(batch))
+    if not batches.same(batch, move(original)):
+        raise SpecimenError(
+            "forward() must not write into its input",
+            f"{split.name} data that differ after a forward pass",
+            "Use relu(x) instead of relu_(x) or inplace=True in the first layer, or start with x = x.clone().",
         )
-    objective.check(outputs, batch)
-    losses = one_per_example(objective.losses(outputs, batch), count)
+    with _blaming(objective):
+        objective.check(outputs, batch)
+        losses = objective.losses(outputs, batch)
+    one_per_example(losses, objective.size(batch))
     for what, values in (("outputs", outputs), ("losses", losses)):
         if not bool(values.isfinite().all()):
             raise SpecimenError(
@@ -86,17 +96,33 @@ def check_split(
     return _casts(split, original, batch)
 
 
+def _checked_outputs(outputs: Any, count: int) -> Tensor:
+    if not isinstance(outputs, Tensor) or outputs.ndim == 0 or outputs.shape[0] != count:
+        raise ObjectiveError(
+            f"outputs() must return one row per example, shape ({count}, ...)",
+            f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__,
+            "Return the outputs before any averaging; pass output=... to the objective to pick a tensor.",
+        )
+    return outputs
+
+
+def _blaming(objective: Objective) -> AbstractContextManager[None]:
+    expected = f"{type(objective).__name__} must give the losses of a batch"
+    return blaming(ObjectiveError, expected, "Check that outputs and targets belong together.")
+
+
 def _check_rest(split: Split, outputs: Tensor, objective: Objective, move: Callable[[Batch], Batch]) -> None:
     """Labels and inputs of every batch; the outputs' first row stands for a batch's scores in shape checks."""
     seen: set[int] = set()
     for original in split:
         batch = move(original)
         _check_inputs(split, batch)
-        labels = objective.labels(batch)
-        if labels is not None:
-            rows = outputs[:1].expand(labels.shape[0], *outputs.shape[1:])
-            objective.check(rows, batch)
-            seen |= set(labels.unique().tolist())
+        with _blaming(objective):
+            labels = objective.labels(batch)
+            if labels is not None:
+                rows = outputs[:1].expand(labels.shape[0], *outputs.shape[1:])
+                objective.check(rows, batch)
+                seen |= set(labels[labels >= 0].unique().tolist())  # negative ones are ignored
     if split.name == "train" and len(seen) == 1:
         raise SpecimenError(
             "A classifier's training data must hold at least two classes",

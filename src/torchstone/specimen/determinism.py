@@ -35,7 +35,13 @@ def freeze_data(
     if stored is not None:
         return (stored.sample(cap, generator) if cap else stored), findings
     if cap and cap < split.size:
-        return split.sample(cap, generator), findings
+        fitting = max(2, int(budget / split.bytes_per_example))
+        if fitting < cap:
+            findings.append(
+                f"{split.name} data: {fitting:,} examples fit the memory budget of {budget:,} bytes, fewer than the "
+                f"plan's {cap:,}."
+            )
+        return split.sample(min(cap, fitting), generator), findings
     if change:
         raise DeterminismError(
             f"{split.name} data must be the same on every pass, or fit the memory budget of {budget:,} bytes",
@@ -47,13 +53,20 @@ def freeze_data(
 
 def _change_between_passes(split: Split) -> str:
     """How a second pass differs from the first: "" for not at all."""
-    pairs = zip(islice(iter(split), _PROBED_BATCHES), islice(iter(split), _PROBED_BATCHES), strict=False)
-    if all(batches.same(first, second) for first, second in pairs):
+    # One pass after the other: loaders with persistent workers have a single iterator.
+    first, second = ([_kept(batch) for batch in islice(iter(split), _PROBED_BATCHES)] for _ in range(2))
+    if len(first) == len(second) and all(map(batches.same, first, second)):
         return ""
     digests = [sorted(digest for batch in split for digest in batches.row_digests(batch)) for _ in range(2)]
     if digests[0] == digests[1]:
         return "is shuffled on every pass"
     return "changes on every pass (random augmentation or resampling)"
+
+
+def _kept(batch: Batch) -> Batch:
+    return batches.map_tensors(
+        lambda tensor: tensor.detach().clone(), batch
+    )  # some loaders refill their tensors
 
 
 def check_forward(forward: Callable[[Batch], Tensor], model: nn.Module, batch: Batch) -> None:
@@ -78,8 +91,11 @@ def check_forward(forward: Callable[[Batch], Tensor], model: nn.Module, batch: B
 
 
 def _is_random(module: nn.Module) -> bool:
-    name = type(module).__name__
-    return "Dropout" in name or "DropPath" in name or (getattr(module, "dropout", 0.0) or 0.0) != 0.0
+    return any(_is_rate(getattr(module, name, None)) for name in ("p", "drop_prob", "dropout"))
+
+
+def _is_rate(value: object) -> bool:
+    return isinstance(value, float) and 0 < value <= 1
 
 
 def couples_examples(
@@ -90,7 +106,10 @@ def couples_examples(
         return False
     together = forward(batch)
     half = torch.arange((count + 1) // 2)
-    alone = forward(take(batch, half))
+    try:
+        alone = forward(take(batch, half))
+    except Exception:  # noqa: BLE001 - batch statistics of a single example, say
+        return True
     if alone.shape[1:] != together.shape[1:]:
         return True
     part = together[: len(half)]

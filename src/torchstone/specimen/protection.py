@@ -36,7 +36,8 @@ class _ModuleState:
 
 
 @dataclass(frozen=True)
-class _ParameterState:
+class _TensorState:
+    data: Tensor
     values: Tensor
     grad: Tensor | None
     requires_grad: bool
@@ -56,8 +57,8 @@ def protect(model: nn.Module) -> Iterator[None]:
         yield
         return
     modules = {module: _module_state(module) for module in model.modules()}
-    parameters = {parameter: _parameter_state(parameter) for parameter in model.parameters()}
-    buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
+    parameters = {parameter: _tensor_state(parameter) for parameter in model.parameters()}
+    buffers = {buffer: _tensor_state(buffer) for buffer in model.buffers()}
     _guarded.add(model)
     try:
         with keeping_random_states():
@@ -69,14 +70,16 @@ def protect(model: nn.Module) -> Iterator[None]:
         for module, state in modules.items():
             _restore_module(module, state)
         for parameter, state in parameters.items():
+            _restore_values(parameter, state)
             parameter.requires_grad_(state.requires_grad)
             parameter.grad = state.grad
-            _restore_values(parameter, state.values)
-        for buffer, values in buffers.items():
-            _restore_values(buffer, values)
+        for buffer, state in buffers.items():
+            _restore_values(buffer, state)
 
 
 def _module_state(module: nn.Module) -> _ModuleState:
+    if isinstance(module, torch.jit.ScriptModule):  # its registries are fixed, and no dicts
+        return _ModuleState(module.training, {}, {})
     return _ModuleState(
         module.training,
         {name: dict(getattr(module, name)) for name in _REGISTRIES},
@@ -85,7 +88,8 @@ def _module_state(module: nn.Module) -> _ModuleState:
 
 
 def _restore_module(module: nn.Module, state: _ModuleState) -> None:
-    module.training = state.training
+    if module.training != state.training:
+        module.training = state.training
     for name, saved in (state.registries | state.hooks).items():
         current = getattr(module, name)
         if dict(current) != saved if name in _HOOKS else not _same_entries(current, saved):
@@ -97,14 +101,18 @@ def _same_entries(current: dict[str, Any], saved: dict[str, Any]) -> bool:
     return list(current) == list(saved) and all(current[key] is saved[key] for key in saved)
 
 
-def _parameter_state(parameter: Tensor) -> _ParameterState:
-    return _ParameterState(parameter.detach().clone(), parameter.grad, parameter.requires_grad)
+def _tensor_state(tensor: Tensor) -> _TensorState:
+    grad = tensor.grad if tensor.is_leaf else None
+    return _TensorState(tensor.data, tensor.detach().clone(), grad, tensor.requires_grad)
 
 
-def _restore_values(tensor: Tensor, values: Tensor) -> None:
-    if not same_bits(tensor, values):
-        with torch.no_grad():
-            tensor.data.copy_(values)
+def _restore_values(tensor: Tensor, state: _TensorState) -> None:
+    if not same_bits(state.data, state.values):
+        state.data.copy_(
+            state.values
+        )  # does not count as a change for a graph of the user's that holds the tensor
+    if tensor.data_ptr() != state.data.data_ptr() or not same_bits(tensor, state.data):
+        tensor.data = state.data  # moved, cast or given other storage, as by model.double()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from torchstone import batches
 from torchstone.batches import Batch
-from torchstone.errors import SettingError, SpecimenError, TorchstoneError
+from torchstone.errors import BatchError, SettingError, SpecimenError, blaming
 from torchstone.objectives.base import Objective, one_per_example
 from torchstone.recipe import Recipe
 from torchstone.specimen.checks import check_model, check_split
@@ -23,6 +23,7 @@ from torchstone.specimen.protection import protect
 from torchstone.specimen.split import Split
 
 SPLITS = ("train", "test", "shifted")
+_CACHED = ("trainable", "device", "dtype")
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Specimen:
         _check_kinds(model, objective, recipe, mode, batch_size)
         self.model, self.recipe = model, recipe
         self.objective = objective.bind(model)
-        self.name = name or type(model).__name__
+        self.name = str(name) or type(model).__name__
         self.mode, self.freeze_noise, self.batch_size = mode, freeze_noise, batch_size
         given = {"train": train, "test": test, "shifted": shifted}
         self.splits = {
@@ -146,9 +147,14 @@ class Specimen:
         """One loss per example, shape (N,); checked."""
         return one_per_example(self.objective.losses(outputs, batch), self.objective.size(batch))
 
-    def grad(self, value: Tensor, inputs: Any, batch: Batch, **options: Any) -> tuple[Tensor, ...]:
-        """`torch.autograd.grad` of a scalar over a batch, counted as one backward pass; unused inputs give zeros."""
+    def grad(self, value: Any, inputs: Any, batch: Batch, **options: Any) -> tuple[Tensor, ...]:
+        """`torch.autograd.grad` of values over a batch, counted as one backward pass; unused inputs give zeros."""
         self.passes.backward += self.objective.size(batch)
+        values = (value,) if isinstance(value, Tensor) else tuple(value)
+        if not any(one.requires_grad for one in values):  # nothing that is differentiated was used
+            return tuple(
+                torch.zeros_like(one) for one in ((inputs,) if isinstance(inputs, Tensor) else inputs)
+            )
         return torch.autograd.grad(value, inputs, materialize_grads=True, **options)
 
     def sum_over(self, function: Callable[[Batch], Any], split: str = "train") -> Any:
@@ -168,9 +174,10 @@ class Specimen:
                 result = function(batch)
                 single = isinstance(result, Tensor)
                 parts = tuple(part.detach().double() for part in ((result,) if single else result))
-                total = (
-                    parts if total is None else tuple(a.add_(b) for a, b in zip(total, parts, strict=True))
-                )
+                if total is None:  # copied, because float64 parts are still the function's own
+                    total = tuple(part.clone() for part in parts)
+                else:
+                    total = tuple(a.add_(b) for a, b in zip(total, parts, strict=True))
         assert total is not None  # splits are never empty
         return total[0] if single else total
 
@@ -180,9 +187,20 @@ class Specimen:
         return total / size if isinstance(total, Tensor) else tuple(part / size for part in total)
 
     def map_over(self, function: Callable[[Batch], Tensor], split: str = "train") -> Tensor:
-        """Rows of `function(batch)`, shape (N_batch, ...), of all batches together, on the CPU."""
+        """Rows of `function(batch)`, shape (N_batch, ...), of all batches together, on the CPU.
+
+        Raises:
+            BatchError: The rows of different batches have different shapes (each batch padded by itself, say).
+        """
         with self.measuring():
             rows = [function(batch).detach().cpu() for batch in self.batches(split)]
+        shapes = sorted({tuple(part.shape[1:]) for part in rows})
+        if len(shapes) > 1:
+            raise BatchError(
+                "All batches must give rows of one shape here",
+                ", ".join(map(str, shapes[:3])),
+                "Pad or crop all examples to one length.",
+            )
         return torch.cat(rows)
 
     @contextlib.contextmanager
@@ -237,14 +255,19 @@ class Specimen:
         """
         ready = copy.copy(self)
         ready.passes, ready.splits, findings = Passes(), {}, list(self.findings)
+        for cached in _CACHED:  # the user may have frozen layers since
+            ready.__dict__.pop(cached, None)
         check_model(self.model)
+        _ = ready.trainable  # found now, before anything measured asks for further gradients
         with ready.measuring(), torch.no_grad():
             for position, (name, split) in enumerate(self.splits.items()):
                 cap = (examples or {}).get("test" if name == "shifted" else name)
                 generator = torch.Generator().manual_seed(seed * len(SPLITS) + position)
-                ready.splits[name], found = freeze_data(
-                    split, memory_bytes // len(self.splits), cap, generator
-                )
+                with blaming(
+                    SpecimenError, f"{name} data must be readable", "Mend the data set or its loader."
+                ):
+                    share = memory_bytes // len(self.splits)
+                    ready.splits[name], found = freeze_data(split, share, cap, generator)
                 findings += found
             for name in ready.splits:
                 findings += check_split(
@@ -259,22 +282,16 @@ class Specimen:
                 "An example's output depends on the rest of its batch (batch statistics in training mode?); "
                 "questions about single examples are not asked."
             )
-        ready.findings = tuple(findings)
+        ready.findings = tuple(dict.fromkeys(findings))
         ready.passes = Passes()
         return ready
 
     def forward_checked(self, batch: Batch) -> Tensor:
         """Outputs on a batch; what the user's model raises becomes an error that says where it came from."""
-        try:
+        where = f"The model must run on a batch of its data (mode {self.mode!r}, {self.device}, {self.dtype})"
+        fix = "Check shapes and types of the data, or pass call=lambda model, batch: ... to the objective."
+        with blaming(SpecimenError, where, fix, "forward()"):
             return self.forward(batch)
-        except TorchstoneError:
-            raise
-        except Exception as error:
-            raise SpecimenError(
-                f"The model must run on a batch of its data (mode {self.mode!r}, {self.device}, {self.dtype})",
-                f"{type(error).__name__} from forward(): {str(error).splitlines()[0] if str(error) else 'no message'}",
-                "Check shapes and types of the data, or pass call=lambda model, batch: ... to the objective.",
-            ) from error
 
     def _moved(self, batch: Batch) -> Batch:
         return batches.move(batch, self.device, self.dtype)
@@ -288,7 +305,7 @@ class Specimen:
         try:
             target = torch.device(device)
             torch.empty(0, device=target)
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, TypeError) as error:
             raise SettingError(
                 "device must be one that PyTorch can use here",
                 f"{device!r} ({str(error).splitlines()[0]})",
@@ -298,7 +315,7 @@ class Specimen:
             return self
         moved = copy.copy(self)
         moved.model = copy.deepcopy(self.model).to(target)
-        for cached in ("trainable", "device", "dtype"):
+        for cached in _CACHED:
             moved.__dict__.pop(cached, None)
         moved.passes = Passes()
         return moved
@@ -307,7 +324,9 @@ class Specimen:
 def _check_kinds(model: Any, objective: Any, recipe: Any, mode: str, batch_size: int) -> None:
     if not isinstance(model, nn.Module):
         raise SpecimenError(
-            "model must be a torch.nn.Module", type(model).__name__, "Wrap the function in a module."
+            "model must be a torch.nn.Module",
+            f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__,
+            "Pass an instance; wrap a function in a module.",
         )
     if not isinstance(objective, Objective):
         raise SpecimenError(
@@ -325,5 +344,5 @@ def _check_kinds(model: Any, objective: Any, recipe: Any, mode: str, batch_size:
         raise SettingError(
             "mode must be 'eval' or 'as_is'", repr(mode), "Use 'eval' unless you know why not."
         )
-    if batch_size < 1:
-        raise SettingError("batch_size must be at least 1", str(batch_size), "Use 256.")
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise SettingError("batch_size must be a whole number of at least 1", repr(batch_size), "Use 256.")

@@ -105,6 +105,12 @@ class Split:
         return self._size
 
     @property
+    def bytes_per_example(self) -> float:
+        """Memory that an example of the first batch takes."""
+        batch = self.first()
+        return max(1, batches.bytes_of(batch)) / max(1, self.objective.size(batch))
+
+    @property
     def total(self) -> int:
         """Number of examples the split was drawn from."""
         return self._total if self._total is not None else self.size
