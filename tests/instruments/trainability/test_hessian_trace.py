@@ -1,0 +1,108 @@
+"""The trace of the Hessian, exact or with its error bar."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchstone.details import Table
+from torchstone.errors import SettingError
+from torchstone.instruments.measurement import measure
+from torchstone.instruments.trainability.hessian_trace import HessianTrace
+from torchstone.objectives import Classification, Regression
+from torchstone.reading import Level, Reading
+from torchstone.specimen import Specimen
+from torchstone.testing import dense_hessian
+from torchstone.workbench import Workbench
+
+
+def images(count: int = 20) -> tuple[Tensor, Tensor]:
+    x = torch.randn(count, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return x, x.flatten(1)[:, :3].argmax(1)
+
+
+def convolutional(activation: nn.Module) -> nn.Module:
+    layers = (
+        nn.Conv2d(1, 3, 3),
+        nn.BatchNorm2d(3),
+        activation,
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(12, 3),
+    )
+    model = nn.Sequential(*layers).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) / 2)
+    return model
+
+
+def trace(model: nn.Module, seed: int = 0, **settings: float) -> tuple[Reading, Specimen]:
+    specimen = Specimen(model, Classification(), images())
+    return measure(HessianTrace(**settings), Workbench.on(specimen, seed=seed)), specimen  # pyright: ignore[reportArgumentType]
+
+
+def test_it_is_exact_where_the_network_is_piecewise_linear() -> None:
+    reading, specimen = trace(convolutional(nn.ReLU()))
+    diagonal = dense_hessian(specimen).diag()
+    assert reading.value == pytest.approx(float(diagonal.sum()), rel=1e-12)
+    table = next(detail for detail in reading.details if isinstance(detail, Table))
+    start = 0
+    for name, size, value, error, how in table.rows:
+        assert isinstance(size, int)
+        assert value == pytest.approx(float(diagonal[start : start + size].sum()), rel=1e-10, abs=1e-12), name
+        assert (error, how) == (0, "exact")
+        start += size
+    assert reading.verdict.level is Level.INFORMATIVE
+    assert "exactly" in reading.headline
+
+
+def test_a_curved_network_is_estimated_and_its_bar_covers() -> None:
+    model = convolutional(nn.Tanh())
+    _, specimen = trace(model)
+    truth = float(dense_hessian(specimen).diag().sum())
+    covered = 0
+    for seed in range(60):
+        reading, _ = trace(model, seed, probes=12, tolerance=1e-6)
+        assert "probes" in reading.headline
+        assert reading.uncertainty is not None
+        assert reading.uncertainty.covers == "examples and probes"
+        # The bar covers examples too, so it must cover the truth on these examples at least as often as it says.
+        covered += reading.uncertainty.low <= truth <= reading.uncertainty.high
+    assert covered >= 53  # Binomial(60, 0.95): below 53 has probability 0.6%
+
+
+def test_the_error_bar_covers_the_draw_of_examples() -> None:
+    """Linear least squares: tr H = 2 E ||x||^2 = 2 d for standard normal inputs."""
+    covered = 0
+    for seed in range(200):
+        x = torch.randn(60, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        specimen = Specimen(nn.Linear(4, 1, bias=False).double(), Regression(), (x, x[:, :1]))
+        bar = measure(HessianTrace(), Workbench.on(specimen)).uncertainty
+        assert bar is not None
+        covered += bar.low <= 8 <= bar.high
+    assert 180 <= covered <= 199
+
+
+def test_a_tied_network_is_not_called_exact() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(36, 36), nn.Linear(36, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.layer(torch.relu(self.layer(x.flatten(1))))))
+
+    reading, specimen = trace(Tied().double(), tolerance=0.01)
+    truth = float(dense_hessian(specimen).diag().sum())
+    assert "exactly" not in reading.headline
+    assert reading.value == pytest.approx(truth, rel=0.1)
+
+
+def test_bad_settings_are_named() -> None:
+    with pytest.raises(SettingError, match=r"hessian_trace\.tolerance"):
+        HessianTrace(tolerance=-1.0)
+    with pytest.raises(SettingError, match=r"hessian_trace\.probes"):
+        HessianTrace(probes=1)
