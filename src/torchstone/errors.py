@@ -57,6 +57,10 @@ class BatchError(TorchstoneError):
     """A batch whose examples cannot be counted, moved or sliced."""
 
 
+class RaggedError(BatchError):
+    """Rows of different shapes in different batches, where they must be stacked."""
+
+
 class DataError(TorchstoneError):
     """A data set whose files are missing or damaged, or whose parts do not belong together."""
 

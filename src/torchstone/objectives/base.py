@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 from abc import ABC, abstractmethod
@@ -110,7 +111,7 @@ class Supervised(Objective):
         """
         if callable(self._find_target):
             return self._find_target(batch)
-        key = self._find_target if self._find_target is not None else _target_key(batch)
+        key = self._key(batch)
         try:
             found = _entries(batch)[key] if isinstance(key, str) else batch[key]
         except (KeyError, IndexError, TypeError):
@@ -126,32 +127,53 @@ class Supervised(Objective):
         return found
 
     def inputs(self, batch: Batch) -> Tensor | None:
-        """The first floating tensor that is not the target."""
-        target = self.target(batch)
-        rest = (tensor for tensor in batches.tensors(batch) if tensor is not target)
-        return next((tensor for tensor in rest if tensor.is_floating_point()), None)
+        """The first floating tensor among the model's arguments."""
+        arguments = batches.tensors(self._arguments(batch))
+        return next((tensor for tensor in arguments if tensor.is_floating_point()), None)
+
+    def with_inputs(self, batch: Batch, inputs: Tensor) -> Batch:
+        """The batch with its continuous input replaced, and its target kept even where it is the same tensor."""
+        old, target = self.inputs(batch), self.target(batch)
+        changed = batches.map_tensors(lambda tensor: inputs if tensor is old else tensor, batch)
+        return changed if target is not old else self._with_target(changed, target)
+
+    def _with_target(self, batch: Batch, target: Tensor) -> Batch:
+        key = self._key(batch)
+        if isinstance(key, int):
+            items = [*batch]
+            items[key] = target
+            return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+        changed = copy.copy(batch)
+        if isinstance(batch, Mapping):
+            changed[key] = target
+        else:
+            object.__setattr__(changed, str(key), target)
+        return changed
+
+    def _key(self, batch: Batch) -> str | int | None:
+        """Where the target lies: key or position; None where only a function knows."""
+        if callable(self._find_target):
+            return None
+        return self._find_target if self._find_target is not None else _target_key(batch)
 
     def _arguments(self, batch: Batch) -> tuple[Any, ...] | dict[str, Any]:
-        target = self.target(batch)
+        key, target = self._key(batch), self.target(batch)
         if isinstance(batch, Tensor):
-            raise BatchError(
-                "A supervised batch must hold inputs and targets", describe(batch), "Yield (inputs, targets)."
-            )
+            raise _no_target(batch)
+        is_target = lambda place, value: value is target if key is None else place == key
         if isinstance(batch, Mapping) or dataclasses.is_dataclass(batch):
-            return {key: value for key, value in _entries(batch).items() if value is not target}
-        return tuple(item for item in batch if item is not target)
+            return {name: value for name, value in _entries(batch).items() if not is_target(name, value)}
+        if isinstance(key, int) and key < 0:
+            key += len(batch)
+        return tuple(item for place, item in enumerate(batch) if not is_target(place, item))
 
 
 def _target_key(batch: Batch) -> str | int:
     if isinstance(batch, Tensor):
-        raise BatchError(
-            "A supervised batch must hold inputs and targets", describe(batch), "Yield (inputs, targets)."
-        )
+        raise _no_target(batch)
     if isinstance(batch, tuple | list):
         if len(batch) < 2:
-            raise BatchError(
-                "A supervised batch must hold inputs and targets", describe(batch), "Yield (inputs, targets)."
-            )
+            raise _no_target(batch)
         return len(batch) - 1
     entries = _entries(batch)
     for key in TARGET_KEYS:
@@ -161,6 +183,12 @@ def _target_key(batch: Batch) -> str | int:
         f"A batch must name its target {', '.join(TARGET_KEYS)}",
         describe(batch),
         "Pass target=... to the objective.",
+    )
+
+
+def _no_target(batch: Batch) -> BatchError:
+    return BatchError(
+        "A supervised batch must hold inputs and targets", describe(batch), "Yield (inputs, targets)."
     )
 
 
@@ -197,6 +225,8 @@ def pick_output(raw: Any) -> Tensor:
     """The output tensor out of what a model returns: itself, its logits, or the first tensor of a tuple."""
     if isinstance(raw, Tensor):
         return raw
+    as_mapping = getattr(raw, "_asdict", None)  # of named tuples
+    raw = as_mapping() if as_mapping is not None else raw
     if isinstance(raw, Mapping) or (dataclasses.is_dataclass(raw) and not isinstance(raw, type)):
         entries = _entries(raw)
         for key in OUTPUT_KEYS:
@@ -223,16 +253,16 @@ def describe(batch: Batch) -> str:
     return f"a {type(batch).__name__}"
 
 
-def one_per_example(losses: Tensor, size: int) -> Tensor:
+def one_per_example(losses: Any, size: int) -> Tensor:
     """The losses, after checking that there is one per example.
 
     Raises:
         ObjectiveError: Any other shape.
     """
-    if losses.shape != (size,):
+    if not isinstance(losses, Tensor) or losses.shape != (size,):
         raise ObjectiveError(
             f"losses() must return one loss per example, shape ({size},)",
-            f"shape {tuple(losses.shape)}",
+            f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}",
             'Use reduction="none" and average over everything but the examples.',
         )
     return losses

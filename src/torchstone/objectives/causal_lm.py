@@ -17,8 +17,8 @@ class CausalLM(Objective):
     r"""Mean negative log-likelihood of a sequence's next tokens: -1/|T| sum_t log p(x_{t+1} | x_{<=t}).
 
     A batch is a tensor of token ids (N, T), or a mapping with "input_ids" (and optionally "attention_mask" and
-    "labels"). Outputs have shape (N, T, V). Padding (mask 0) and labels equal to `ignore_index` do not count. The mean
-    over examples weighs every sequence equally, however long it is.
+    "labels"). Outputs have shape (N, T, V). Padding (mask 0) and labels equal to `ignore_index` do not count; a sequence
+    without any other has loss 0. The mean over examples weighs every sequence equally, however long it is.
 
     Args:
         ignore_index: Label that does not count.
@@ -56,6 +56,12 @@ class CausalLM(Objective):
                 f"shape {tuple(outputs.shape)}",
                 "Return the scores of every position.",
             )
+        if tokens.shape[1] < 2:
+            raise ObjectiveError(
+                "Next-token prediction needs sequences of at least 2 tokens",
+                f"{tokens.shape[1]}",
+                "Cut the texts into longer sequences.",
+            )
         targets = self._targets(batch)
         counted = targets[targets != self.ignore_index]
         if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) >= outputs.shape[2]):
@@ -80,7 +86,8 @@ class CausalLM(Objective):
         tokens = self._tokens(batch)
         if not isinstance(batch, Mapping):
             return tokens
-        targets = batch.get("labels", tokens)
+        targets = batch.get("labels")
+        targets = tokens if targets is None else targets
         mask = batch.get("attention_mask")
         return targets if mask is None else targets.masked_fill(mask == 0, self.ignore_index)
 

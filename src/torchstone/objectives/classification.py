@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchstone.batches import Batch
-from torchstone.errors import ObjectiveError
+from torchstone.errors import ObjectiveError, SettingError
 from torchstone.objectives.base import Supervised, widened
 
 
 class Classification(Supervised):
-    r"""Cross-entropy of a class label: L(z, y) = log sum_c exp(z_c) - z_y, averaged over positions.
+    r"""Cross-entropy of a class label: L(z, y) = log sum_c exp(z_c) - z_y, averaged over counted positions.
 
     Outputs are scores (N, C) with labels (N,), or (N, C, d1, ...) with labels (N, d1, ...) as for segmentation. A
     single score per example, shape (N,) or (N, 1), is the logit of class 1 of two.
@@ -23,7 +23,7 @@ class Classification(Supervised):
     Args:
         class_names: Names for the report.
         label_smoothing: As in `torch.nn.CrossEntropyLoss`.
-        ignore_index: Positions with this label do not count.
+        ignore_index: Positions with this label do not count; an example without any other has loss 0.
         call: See `Supervised`.
         target: See `Supervised`.
         output: See `Supervised`.
@@ -44,6 +44,10 @@ class Classification(Supervised):
     ) -> None:
         super().__init__(call=call, target=target, output=output)
         self.class_names = tuple(str(name) for name in class_names)
+        if not 0 <= label_smoothing <= 1:
+            raise SettingError(
+                "Classification.label_smoothing must lie in [0, 1]", repr(label_smoothing), "Pass 0.1."
+            )
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
 
@@ -64,10 +68,10 @@ class Classification(Supervised):
         return losses.flatten(1).sum(1) / counted
 
     def labels(self, batch: Batch) -> Tensor | None:
-        """Class labels (N,), or None for tasks with a label a position."""
+        """Class labels (N,), -100 where there is none, or None for tasks with a label a position."""
         target = self.target(batch)
         target = target[:, 0] if target.ndim == 2 and target.shape[1] == 1 else target
-        return target.long() if target.ndim == 1 else None
+        return target.long().masked_fill(target == self.ignore_index, -100) if target.ndim == 1 else None
 
     def scores(self, outputs: Tensor) -> Tensor | None:
         """Scores (N, C); a single logit z becomes (0, z)."""
@@ -76,8 +80,10 @@ class Classification(Supervised):
 
     def _flat_labels(self, batch: Batch, scores: Tensor) -> Tensor:
         labels = self.target(batch)
-        if labels.ndim == scores.ndim and labels.shape[-1] == 1:
-            labels = labels[..., 0]
+        if (
+            labels.ndim == scores.ndim and labels.shape[1] == 1
+        ):  # the channel of (N, 1) or (N, 1, H, W) labels
+            labels = labels[:, 0]
         return labels.long()
 
     def check(self, outputs: Tensor, batch: Batch) -> None:
@@ -107,7 +113,7 @@ class Classification(Supervised):
             raise ObjectiveError(
                 f"Labels must have shape {(scores.shape[0], *scores.shape[2:])} to match outputs {tuple(outputs.shape)}",
                 f"shape {tuple(labels.shape)}",
-                "Return one row of scores per label.",
+                "Return one row of scores per label; for one-hot rows use .argmax(1).",
             )
         counted = flat[flat != self.ignore_index]
         if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) >= scores.shape[1]):

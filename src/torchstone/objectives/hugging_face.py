@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -55,7 +56,9 @@ class HuggingFace(Objective):
         if kind == "sequence" and not names:
             labels = getattr(getattr(model, "config", None), "id2label", None) or {}
             names = tuple(str(labels[key]) for key in sorted(labels))
-        return type(self)(kind, names, self.ignore_index)
+        bound = copy.copy(self)  # a subclass may take other arguments
+        bound.kind, bound.class_names = kind, names
+        return bound
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model's `.logits`, shape (N, ...)."""
@@ -89,8 +92,11 @@ class HuggingFace(Objective):
         return self._labels(batch)
 
     def labels(self, batch: Batch) -> Tensor | None:
-        """Class labels (N,) of a sequence classifier."""
-        return self._labels(batch).long() if self.kind == "sequence" else None
+        """Class labels (N,) of a sequence classifier, -100 where there is none."""
+        if self.kind != "sequence":
+            return None
+        labels = self._labels(batch).long()
+        return labels.masked_fill(labels == self.ignore_index, -100)
 
     def scores(self, outputs: Tensor) -> Tensor | None:
         """Scores (N, C) of a sequence classifier."""
@@ -112,12 +118,22 @@ class HuggingFace(Objective):
                 f"shape {tuple(labels.shape)}",
                 "Pass HuggingFace(task=...) if the task was guessed wrongly.",
             )
-        counted = labels[labels != self.ignore_index]
-        if self.kind != "regression" and counted.numel() and int(counted.max()) >= outputs.shape[-1]:
+        if self.kind != "regression":
+            self._check_classes(labels, outputs.shape[-1])
+
+    def _check_classes(self, labels: Tensor, classes: int) -> None:
+        if labels.is_floating_point():
             raise ObjectiveError(
-                f"Labels must lie in 0..{outputs.shape[-1] - 1}",
-                f"up to {int(counted.max())}",
-                "Check the labels.",
+                f"Labels for task {self.kind!r} must be integers",
+                f"{labels.dtype}",
+                "Convert with .long(), or pass HuggingFace(task='regression').",
+            )
+        counted = labels[labels != self.ignore_index]
+        if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) >= classes):
+            raise ObjectiveError(
+                f"Labels must lie in 0..{classes - 1}",
+                f"labels from {int(counted.min())} to {int(counted.max())}",
+                "Check the labels and the model's num_labels or vocabulary.",
             )
 
     def _labels(self, batch: Batch) -> Tensor:

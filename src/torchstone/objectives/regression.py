@@ -29,7 +29,8 @@ class Regression(Supervised):
         target = self.target(batch)
         if target.shape == outputs.shape:
             return target
-        if target.shape[:1] == outputs.shape[:1] and target.numel() == outputs.numel():
+        # Only dimensions of size 1 may come or go: (N, 2, 3) against (N, 3, 2) is a mistake, not a reshape.
+        if target.shape[:1] == outputs.shape[:1] and _sizes(target) == _sizes(outputs):
             return target.reshape(outputs.shape)
         raise ObjectiveError(
             f"Targets must have the outputs' shape {tuple(outputs.shape)}",
@@ -40,3 +41,7 @@ class Regression(Supervised):
     def check(self, outputs: Tensor, batch: Batch) -> None:
         """Targets must match the outputs' shape."""
         self._matched(outputs, batch)
+
+
+def _sizes(tensor: Tensor) -> list[int]:
+    return [size for size in tensor.shape[1:] if size != 1]

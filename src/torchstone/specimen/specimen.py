@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from torchstone import batches
 from torchstone.batches import Batch
-from torchstone.errors import BatchError, SettingError, SpecimenError, blaming
+from torchstone.errors import RaggedError, SettingError, SpecimenError, blaming
 from torchstone.objectives.base import Objective, one_per_example
 from torchstone.recipe import Recipe
 from torchstone.specimen.checks import check_model, check_split
@@ -190,13 +190,13 @@ class Specimen:
         """Rows of `function(batch)`, shape (N_batch, ...), of all batches together, on the CPU.
 
         Raises:
-            BatchError: The rows of different batches have different shapes (each batch padded by itself, say).
+            RaggedError: The rows of different batches have different shapes (each batch padded by itself, say).
         """
         with self.measuring():
             rows = [function(batch).detach().cpu() for batch in self.batches(split)]
         shapes = sorted({tuple(part.shape[1:]) for part in rows})
         if len(shapes) > 1:
-            raise BatchError(
+            raise RaggedError(
                 "All batches must give rows of one shape here",
                 ", ".join(map(str, shapes[:3])),
                 "Pad or crop all examples to one length.",

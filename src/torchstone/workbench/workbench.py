@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.errors import NotApplicableError
+from torchstone.errors import NotApplicableError, RaggedError
 from torchstone.plan import Plan
 from torchstone.reading import Need
-from torchstone.specimen import Specimen
+from torchstone.specimen import Specimen, keeping_random_states
 from torchstone.workbench.features import layer_features
 from torchstone.workbench.memory import Memory
 
@@ -84,7 +84,8 @@ class Workbench:
                 )
 
     def _first_batch(self) -> Any:
-        return next(self.specimen.batches("train"))
+        with keeping_random_states():
+            return next(self.specimen.batches("train"))
 
     @torch.no_grad()
     def _first_outputs(self) -> Tensor:
@@ -94,11 +95,15 @@ class Workbench:
     # -- shared results --------------------------------------------------------------------------------------------
 
     def outputs(self, split: str = "train") -> Tensor:
-        """Outputs of every example, shape (N, ...), on the CPU. One forward pass."""
+        """Outputs of every example, shape (N, ...), on the CPU. One forward pass.
+
+        Raises:
+            NotApplicableError: Outputs of varying shape (sequences padded batch by batch, say).
+        """
 
         def make() -> Tensor:
             with torch.no_grad():
-                return self.specimen.map_over(self.specimen.forward, split)
+                return self._stacked("outputs", self.specimen.forward, split)
 
         return self.memo(("outputs", split), make)
 
@@ -151,7 +156,15 @@ class Workbench:
                 raise NotApplicableError(f"needs {Need.FLOAT_INPUTS}")
             return inputs.reshape(inputs.shape[0], -1).float()
 
-        return self.memo(("inputs", split), lambda: self.specimen.map_over(of_batch, split))
+        return self.memo(("inputs", split), lambda: self._stacked("inputs", of_batch, split))
+
+    def _stacked(self, what: str, function: Callable[[Any], Tensor], split: str) -> Tensor:
+        try:
+            return self.specimen.map_over(function, split)
+        except RaggedError:
+            raise NotApplicableError(
+                f"needs {what} of one shape; those of different batches differ"
+            ) from None
 
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one example's continuous input."""
