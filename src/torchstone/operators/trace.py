@@ -11,10 +11,11 @@ from torch import Tensor
 
 from torchstone.errors import SettingError
 from torchstone.linalg import draw_probes
-from torchstone.operators.curvature_map import GRAPH_BYTES
+from torchstone.operators.curvature_map import DOUBLE_BACKWARD, GRAPH_BYTES
 from torchstone.operators.gauss_newton import GaussNewton
 from torchstone.operators.gauss_newton_trace import GaussNewtonTrace, gauss_newton_trace, total_variance
 from torchstone.operators.hessian import Hessian
+from torchstone.operators.parameter_space import ParameterSpace
 from torchstone.specimen import Specimen
 
 
@@ -47,8 +48,9 @@ class TraceResult:
         exact: Whether the value is exact up to rounding.
         why: One sentence: what made it exact, or what did not and what was done.
         standard_error: From random probes and sampled cotangents; 0 where exact, infinite for a single probe.
-        probes: Probes of the remainder; 0 where there were none.
+        probes: Random probes of the remainder; 0 where there were none.
         columns: Cotangents back-propagated for each example.
+        sampled_columns: How many of them were drawn at random: all or none.
         example_traces: Each example's share of the exact or sampled Gauss-Newton part (N,), on the CPU; empty where
             there is none. Their mean is that part.
         example_standard_error: Of the value as an estimate for the law the examples were drawn from: standard deviation
@@ -64,6 +66,7 @@ class TraceResult:
     standard_error: float
     probes: int
     columns: int
+    sampled_columns: int
     example_traces: Float[Tensor, " n"]
     example_standard_error: float
     converged: bool = True
@@ -75,8 +78,9 @@ class TraceResult:
 
         if self.standard_error == 0:
             return (self.value, self.value)
-        draws = min(count for count in (self.probes, self.columns if not self.probes else 0) if count) or 2
-        reach = float(stdtrit(max(1, draws - 1), (1 + confidence) / 2)) * self.standard_error
+        # Where both were drawn, the fewer degrees of freedom of the two.
+        draws = min(count for count in (self.probes, self.sampled_columns) if count)
+        reach = float(stdtrit(draws - 1, (1 + confidence) / 2)) * self.standard_error
         return (self.value - reach, self.value + reach)
 
 
@@ -85,7 +89,7 @@ def hessian_trace(
     split: str = "train",
     *,
     tolerance: float = 0.02,
-    min_probes: int = 10,
+    min_probes: int = 20,
     max_probes: int = 100,
     max_columns: int = 128,
     samples: int = 16,
@@ -98,8 +102,9 @@ def hessian_trace(
     exactly (`gauss_newton_trace`). tr(R) is exactly zero in each parameter that the outputs depend on piecewise
     linearly, which is read off the graph (`curved_parameters`): all of them in networks of linear, convolution and
     evaluation-mode batch normalisation layers with ReLU-like activations. For the other parameters tr(R) is estimated
-    with Rademacher probes; R is small where the fit is good, so few are needed. Parameters without a Gauss-Newton part
-    (coupled examples, unknown losses) have their whole trace estimated.
+    with Rademacher probes, or computed where they have no more than `max_probes` entries; R is small where the fit is
+    good, so few probes are needed. Parameters without a Gauss-Newton part (coupled examples, unknown losses) have their
+    whole trace estimated.
 
     Cost: see `gauss_newton_trace`; and for each probe a Hessian and a Gauss-Newton product.
 
@@ -122,6 +127,7 @@ def hessian_trace(
     blocks); Botev, Ritter & Barber 2017, ICML, section 3.2 (diagonal blocks under piecewise linear activations).
     """
     _require(tolerance, min_probes, max_probes, max_columns, samples)
+    ParameterSpace.of(specimen)  # refuses networks without parameters
     gauss_newton = gauss_newton_trace(
         specimen,
         split,
@@ -135,15 +141,20 @@ def hessian_trace(
     ]
     known = sum(map(gauss_newton.value, gauss_newton.by_example))
     variance = total_variance(gauss_newton)
-    remainder = _Remainder(specimen, split, names, gauss_newton, generator, memory_bytes) if names else None
-    converged = variance**0.5 <= tolerance * abs(known) or not variance
-    if remainder is not None:
-        converged = remainder.estimate(known, variance, tolerance, min_probes, max_probes)
+    if not names:
+        converged = variance**0.5 <= tolerance * abs(known)
+        return _result(specimen, gauss_newton, None, converged)
+    remainder = _Remainder(specimen, split, names, gauss_newton, memory_bytes)
+    if remainder.size <= max_probes:
+        remainder.compute()
+        converged = variance**0.5 <= tolerance * abs(known + remainder.total)
+    else:
+        converged = remainder.estimate(known, variance, tolerance, min_probes, max_probes, generator)
     return _result(specimen, gauss_newton, remainder, converged)
 
 
 class _Remainder:
-    """Probes of what the Gauss-Newton part leaves of the Hessian, in the parameters where it leaves something."""
+    """What the Gauss-Newton part leaves of the Hessian, in the parameters where it leaves something."""
 
     def __init__(
         self,
@@ -151,10 +162,9 @@ class _Remainder:
         split: str,
         names: list[str],
         gauss_newton: GaussNewtonTrace,
-        generator: torch.Generator,
         memory_bytes: int,
     ) -> None:
-        self.names, self.generator = names, generator
+        self.names = names
         self.subtracted = [name for name in names if name not in gauss_newton.missing]
         share = memory_bytes // (2 if self.subtracted else 1)
         self.hessian = Hessian(specimen, split, names, memory_bytes=share)
@@ -162,6 +172,30 @@ class _Remainder:
             GaussNewton(specimen, split, names, memory_bytes=share) if self.subtracted else None
         )
         self.samples = torch.zeros(0, len(names), dtype=torch.float64)
+        self.probes = 0
+
+    @property
+    def size(self) -> int:
+        """Entries of the parameters in question."""
+        return self.hessian.shape[0]
+
+    @property
+    def total(self) -> float:
+        """The remainder's trace."""
+        return float(self.samples.mean(0).sum())
+
+    def variances(self) -> list[float]:
+        """Variance of each parameter's mean, in the order of the names, and of their sum."""
+        if not self.probes:
+            return [0.0] * (len(self.names) + 1)
+        columns = torch.cat([self.samples, self.samples.sum(1, keepdim=True)], dim=1)
+        return (columns.var(0) / self.probes).tolist()
+
+    def compute(self) -> None:
+        """The exact traces, from one product an entry."""
+        eye = torch.eye(self.size, dtype=self.hessian.dtype, device=self.hessian.device)
+        blocks = [self._forms(block.T) for block in eye.split(32)]
+        self.samples = torch.cat(blocks).sum(0, keepdim=True)
 
     def estimate(
         self,
@@ -170,20 +204,24 @@ class _Remainder:
         tolerance: float,
         min_probes: int,
         max_probes: int,
+        generator: torch.Generator,
         block: int = 5,
     ) -> bool:
         """Add probes until the whole trace is precise enough, or there are too many; whether it is."""
         while True:
-            target = min_probes if len(self.samples) < min_probes else max_probes
-            self._probe(min(block, target - len(self.samples)))
-            totals = self.samples.sum(1)
-            error = math.sqrt(variance + float(totals.var()) / len(totals)) if len(totals) > 1 else math.inf
-            precise = error <= tolerance * abs(known + float(totals.mean()))
-            if len(totals) >= min_probes and (precise or len(totals) >= max_probes):
+            target = min_probes if self.probes < min_probes else max_probes
+            X = draw_probes(self.hessian, min(block, target - self.probes), generator, "rademacher")
+            self.samples = torch.cat([self.samples, self._forms(X)])
+            self.probes = len(self.samples)
+            if self.probes < min_probes:
+                continue
+            error = math.sqrt(variance + self.variances()[-1])
+            precise = error <= tolerance * abs(known + self.total)
+            if precise or self.probes >= max_probes:
                 return precise
 
-    def _probe(self, count: int) -> None:
-        X = draw_probes(self.hessian, count, self.generator, "rademacher")
+    def _forms(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "k names"]:
+        """x_p^T (R x)_p of every column x and parameter p; their means over probes are the traces of the blocks R_pp."""
         curved = self.hessian.matmat(X)
         flat = self.gauss_newton.matmat(X) if self.gauss_newton is not None else None
         rows = []
@@ -192,38 +230,25 @@ class _Remainder:
             if flat is not None and name in self.subtracted:
                 product = product - flat[part].double()
             rows.append((X[part].double() * product).sum(0))
-        self.samples = torch.cat([self.samples, torch.stack(rows, dim=1).cpu()])
+        return torch.stack(rows, dim=1).cpu()
 
 
 def _result(
     specimen: Specimen, gauss_newton: GaussNewtonTrace, remainder: _Remainder | None, converged: bool
 ) -> TraceResult:
-    per_parameter = {}
-    for name, parameter in specimen.trainable.items():
-        value, variance = 0.0, 0.0
-        why = gauss_newton.missing.get(name) or gauss_newton.curved.get(name, "")
-        if name in gauss_newton.by_example:
-            value, variance = gauss_newton.value(name), gauss_newton.variance(name)
-        if remainder is not None and name in remainder.names:
-            column = remainder.samples[:, remainder.names.index(name)]
-            value, variance = value + float(column.mean()), variance + float(column.var()) / len(column)
-        exact = not why and not gauss_newton.by_sample
-        per_parameter[name] = ParameterTrace(value, math.sqrt(variance), parameter.numel(), exact, why)
-    variance = total_variance(gauss_newton)
-    if remainder is not None:
-        totals = remainder.samples.sum(1)
-        variance += float(totals.var()) / len(totals)
+    traces = _per_parameter(specimen, gauss_newton, remainder)
+    variance = total_variance(gauss_newton) + (remainder.variances()[-1] if remainder is not None else 0.0)
     by_example = list(gauss_newton.by_example.values())
     examples = torch.stack(by_example).sum(0) if by_example else torch.zeros(0, dtype=torch.float64)
-    exact = all(one.exact for one in per_parameter.values())
     return TraceResult(
-        value=math.fsum(one.value for one in per_parameter.values()),
-        per_parameter=per_parameter,
-        exact=exact,
-        why=_why(gauss_newton, exact),
+        value=math.fsum(one.value for one in traces.values()),
+        per_parameter=traces,
+        exact=all(one.exact for one in traces.values()),
+        why=_why(gauss_newton, remainder),
         standard_error=math.sqrt(variance),
-        probes=len(remainder.samples) if remainder is not None else 0,
+        probes=remainder.probes if remainder is not None else 0,
         columns=gauss_newton.columns,
+        sampled_columns=gauss_newton.columns if gauss_newton.by_sample else 0,
         example_traces=examples,
         example_standard_error=float(examples.std()) / math.sqrt(len(examples))
         if len(examples) > 1
@@ -233,28 +258,52 @@ def _result(
     )
 
 
-def _why(gauss_newton: GaussNewtonTrace, exact: bool) -> str:
-    if exact:
+def _per_parameter(
+    specimen: Specimen, gauss_newton: GaussNewtonTrace, remainder: _Remainder | None
+) -> dict[str, ParameterTrace]:
+    traces = {}
+    rests = remainder.samples.mean(0).tolist() if remainder is not None else []
+    variances = remainder.variances() if remainder is not None else []
+    for name, parameter in specimen.trainable.items():
+        value, variance, exact = 0.0, 0.0, not gauss_newton.by_sample
+        why = gauss_newton.missing.get(name) or gauss_newton.curved.get(name, "")
+        if name in gauss_newton.by_example:
+            value, variance = gauss_newton.value(name), gauss_newton.variance(name)
+        if remainder is not None and name in remainder.names:
+            position = remainder.names.index(name)
+            value, variance = value + rests[position], variance + variances[position]
+            exact = exact and not remainder.probes and remainder.hessian.how == DOUBLE_BACKWARD
+        traces[name] = ParameterTrace(value, math.sqrt(variance), parameter.numel(), exact, why)
+    return traces
+
+
+def _why(gauss_newton: GaussNewtonTrace, remainder: _Remainder | None) -> str:
+    if remainder is None and not gauss_newton.by_sample:
         return (
             "The outputs are piecewise linear in each parameter, so the trace is that of the Gauss-Newton matrix: "
             "a sum of squared gradient norms, computed without probes."
         )
-    reasons = []
-    if gauss_newton.curved:
-        operations = sorted(set(gauss_newton.curved.values()))
-        reasons.append(
-            f"the outputs may be curved in {len(gauss_newton.curved)} parameters (by {', '.join(operations[:4])}), where "
-            "the difference to the Gauss-Newton part was estimated with probes"
+    parts = []
+    how = (
+        "estimated with random probes" if remainder is None or remainder.probes else "computed entry by entry"
+    )
+    bent = [name for name in gauss_newton.curved if name not in gauss_newton.missing]
+    if bent:
+        operations = sorted({gauss_newton.curved[name] for name in bent})
+        listed = ", ".join(operations[:4]) + (" and others" if len(operations) > 4 else "")
+        parts.append(
+            f"The outputs may be curved in {len(bent)} parameter tensors (by {listed}): there the difference to the "
+            f"Gauss-Newton matrix was {how}."
         )
     if gauss_newton.missing:
         reason = next(iter(gauss_newton.missing.values()))
-        reasons.append(
-            f"{len(gauss_newton.missing)} parameters have no Gauss-Newton part by examples ({reason}), so that their "
-            "trace was estimated with probes"
+        parts.append(
+            f"{len(gauss_newton.missing)} parameter tensors have no Gauss-Newton trace by examples ({reason}): their "
+            f"trace was {how}."
         )
     if gauss_newton.by_sample:
-        reasons.append("there are too many outputs to go through, so that they were sampled")
-    return f"Estimated: {'; '.join(reasons)}."
+        parts.append("An example has too many outputs to go through, so that they were sampled.")
+    return " ".join(parts)
 
 
 def _require(tolerance: float, min_probes: int, max_probes: int, max_columns: int, samples: int) -> None:
