@@ -10,12 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.errors import SettingError
-from torchstone.linalg import draw_probes
 from torchstone.operators.curvature_map import DOUBLE_BACKWARD, GRAPH_BYTES
-from torchstone.operators.gauss_newton import GaussNewton
 from torchstone.operators.gauss_newton_trace import GaussNewtonTrace, gauss_newton_trace, total_variance
-from torchstone.operators.hessian import Hessian
 from torchstone.operators.parameter_space import ParameterSpace
+from torchstone.operators.remainder import Remainder
 from torchstone.specimen import Specimen
 
 
@@ -57,6 +55,7 @@ class TraceResult:
             of `example_traces` over sqrt(N). NaN where there are none.
         converged: False where `max_probes` came before the tolerance.
         how: How Hessian products were made, where there were any.
+        formed: Parameters whose per-example gradients had to be formed one by one.
     """
 
     value: float
@@ -71,6 +70,7 @@ class TraceResult:
     example_standard_error: float
     converged: bool = True
     how: str = ""
+    formed: tuple[str, ...] = ()
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Student's t interval for tr(H) of these examples, which covers probes only; a point where exact."""
@@ -144,7 +144,7 @@ def hessian_trace(
     if not names:
         converged = variance**0.5 <= tolerance * abs(known)
         return _result(specimen, gauss_newton, None, converged)
-    remainder = _Remainder(specimen, split, names, gauss_newton, memory_bytes)
+    remainder = Remainder(specimen, split, names, gauss_newton.missing, memory_bytes)
     if remainder.size <= max_probes:
         remainder.compute()
         converged = variance**0.5 <= tolerance * abs(known + remainder.total)
@@ -153,88 +153,8 @@ def hessian_trace(
     return _result(specimen, gauss_newton, remainder, converged)
 
 
-class _Remainder:
-    """What the Gauss-Newton part leaves of the Hessian, in the parameters where it leaves something."""
-
-    def __init__(
-        self,
-        specimen: Specimen,
-        split: str,
-        names: list[str],
-        gauss_newton: GaussNewtonTrace,
-        memory_bytes: int,
-    ) -> None:
-        self.names = names
-        self.subtracted = [name for name in names if name not in gauss_newton.missing]
-        share = memory_bytes // (2 if self.subtracted else 1)
-        self.hessian = Hessian(specimen, split, names, memory_bytes=share)
-        self.gauss_newton = (
-            GaussNewton(specimen, split, names, memory_bytes=share) if self.subtracted else None
-        )
-        self.samples = torch.zeros(0, len(names), dtype=torch.float64)
-        self.probes = 0
-
-    @property
-    def size(self) -> int:
-        """Entries of the parameters in question."""
-        return self.hessian.shape[0]
-
-    @property
-    def total(self) -> float:
-        """The remainder's trace."""
-        return float(self.samples.mean(0).sum())
-
-    def variances(self) -> list[float]:
-        """Variance of each parameter's mean, in the order of the names, and of their sum."""
-        if not self.probes:
-            return [0.0] * (len(self.names) + 1)
-        columns = torch.cat([self.samples, self.samples.sum(1, keepdim=True)], dim=1)
-        return (columns.var(0) / self.probes).tolist()
-
-    def compute(self) -> None:
-        """The exact traces, from one product an entry."""
-        eye = torch.eye(self.size, dtype=self.hessian.dtype, device=self.hessian.device)
-        blocks = [self._forms(block.T) for block in eye.split(32)]
-        self.samples = torch.cat(blocks).sum(0, keepdim=True)
-
-    def estimate(
-        self,
-        known: float,
-        variance: float,
-        tolerance: float,
-        min_probes: int,
-        max_probes: int,
-        generator: torch.Generator,
-        block: int = 5,
-    ) -> bool:
-        """Add probes until the whole trace is precise enough, or there are too many; whether it is."""
-        while True:
-            target = min_probes if self.probes < min_probes else max_probes
-            X = draw_probes(self.hessian, min(block, target - self.probes), generator, "rademacher")
-            self.samples = torch.cat([self.samples, self._forms(X)])
-            self.probes = len(self.samples)
-            if self.probes < min_probes:
-                continue
-            error = math.sqrt(variance + self.variances()[-1])
-            precise = error <= tolerance * abs(known + self.total)
-            if precise or self.probes >= max_probes:
-                return precise
-
-    def _forms(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "k names"]:
-        """x_p^T (R x)_p of every column x and parameter p; their means over probes are the traces of the blocks R_pp."""
-        curved = self.hessian.matmat(X)
-        flat = self.gauss_newton.matmat(X) if self.gauss_newton is not None else None
-        rows = []
-        for name, part in self.hessian.space.slices.items():
-            product = curved[part].double()
-            if flat is not None and name in self.subtracted:
-                product = product - flat[part].double()
-            rows.append((X[part].double() * product).sum(0))
-        return torch.stack(rows, dim=1).cpu()
-
-
 def _result(
-    specimen: Specimen, gauss_newton: GaussNewtonTrace, remainder: _Remainder | None, converged: bool
+    specimen: Specimen, gauss_newton: GaussNewtonTrace, remainder: Remainder | None, converged: bool
 ) -> TraceResult:
     traces = _per_parameter(specimen, gauss_newton, remainder)
     variance = total_variance(gauss_newton) + (remainder.variances()[-1] if remainder is not None else 0.0)
@@ -255,11 +175,12 @@ def _result(
         else math.nan,
         converged=converged,
         how=remainder.hessian.how if remainder is not None else "",
+        formed=tuple(name for name in specimen.trainable if name in gauss_newton.formed),
     )
 
 
 def _per_parameter(
-    specimen: Specimen, gauss_newton: GaussNewtonTrace, remainder: _Remainder | None
+    specimen: Specimen, gauss_newton: GaussNewtonTrace, remainder: Remainder | None
 ) -> dict[str, ParameterTrace]:
     traces = {}
     rests = remainder.samples.mean(0).tolist() if remainder is not None else []
@@ -277,7 +198,7 @@ def _per_parameter(
     return traces
 
 
-def _why(gauss_newton: GaussNewtonTrace, remainder: _Remainder | None) -> str:
+def _why(gauss_newton: GaussNewtonTrace, remainder: Remainder | None) -> str:
     if remainder is None and not gauss_newton.by_sample:
         return (
             "The outputs are piecewise linear in each parameter, so the trace is that of the Gauss-Newton matrix: "

@@ -49,8 +49,10 @@ class HessianTrace:
         found = hessian_trace(
             bench.specimen,
             tolerance=self.tolerance,
+            min_probes=min(20, self.probes),
             max_probes=self.probes,
             generator=bench.generator(self.META.id),
+            memory_bytes=bench.plan.memory_bytes // 2,
         )
         error = _total_error(found)
         size = sum(one.size for one in found.per_parameter.values())
