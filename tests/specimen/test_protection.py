@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from torchstone.specimen import protect
@@ -77,8 +81,19 @@ def damage_random(model: nn.Sequential) -> None:
     np.random.random()  # noqa: NPY002
 
 
+def damage_types(model: nn.Sequential) -> None:
+    model.double()
+    for parameter in model.parameters():
+        parameter.data = torch.zeros(7, dtype=torch.float16)
+
+
+def damage_children(model: nn.Sequential) -> None:
+    del model[3]
+    model[0] = nn.Identity()
+
+
 DAMAGES = [
-    damage_parameters, damage_nan, damage_buffers, damage_modes, damage_gradients, damage_requires_grad, damage_hooks,
+    damage_parameters, damage_types, damage_children, damage_nan, damage_buffers, damage_modes, damage_gradients, damage_requires_grad, damage_hooks,
     damage_registries, damage_random,
 ]  # fmt: skip
 
@@ -132,3 +147,68 @@ def test_tied_weights_stay_tied() -> None:
     with protect(model):
         damage_parameters(model)
     assert model[0].weight is model[1].weight
+
+
+def test_weights_stay_in_their_storage() -> None:
+    """Optimizers' flat buffers, shared memory and views of a parameter go on seeing it."""
+    model: Any = network()
+    weight, view = model[4].weight, model[4].weight.detach()[0]
+    before, place = view.clone(), weight.data_ptr()
+    with protect(model):
+        damage_parameters(model)
+        damage_types(model)
+    assert weight.data_ptr() == place
+    weight.data[0, 0] = 7.0
+    assert torch.equal(view[1:], before[1:])
+    assert view[0] == 7
+
+
+def test_a_graph_of_the_users_stays_differentiable() -> None:
+    model = nn.Linear(3, 1)
+    loss = (model(torch.ones(2, 3)) ** 2).sum()
+    with protect(model):
+        with torch.no_grad():
+            model.weight.data.mul_(2)
+        model(torch.ones(2, 3)).sum().backward()
+    loss.backward()  # "modified by an inplace operation" otherwise
+    assert model.weight.grad is not None
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_scripted_and_compiled_networks() -> None:
+    scripted: Any = torch.jit.script(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
+    compiled: Any = torch.compile(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), backend="eager")
+    for model in (scripted, compiled):
+        before = [tensor.clone() for tensor in model.state_dict().values()]
+        with protect(model):
+            model(torch.arange(12.0).reshape(4, 3))
+            model.eval()
+            with torch.no_grad():
+                next(model.parameters()).zero_()
+        assert model.training
+        after = model.state_dict().values()
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_weight_normalised_networks() -> None:
+    model = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
+    before = model_state(model)
+    with protect(model), torch.no_grad():
+        model(torch.ones(1, 3))
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    assert same_state(before, model_state(model))
+
+
+@given(order=st.lists(st.sampled_from(DAMAGES), min_size=1, max_size=5), raises=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_any_series_of_damages_is_undone(order: list[Callable[[Any], None]], raises: bool) -> None:
+    model = network()
+    before = model_state(model)
+    with contextlib.suppress(Exception), protect(model):
+        for damage in order:
+            damage(model)  # some cannot run on what others have left
+        if raises:
+            raise RuntimeError
+    assert same_state(before, model_state(model))
+    assert list(dict(model.named_children())) == ["0", "1", "2", "3", "4"]

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchstone.errors import ObjectiveError, SettingError, SpecimenError
+from torchstone.errors import ObjectiveError, RaggedError, SettingError, SpecimenError
 from torchstone.objectives import CausalLM, Classification, Objective, Regression
-from torchstone.recipe import Recipe
 from torchstone.specimen import Specimen
 from torchstone.testing import dense_gradient, model_state, same_state
 
@@ -103,6 +102,94 @@ def test_a_loss_that_is_not_per_example_is_refused() -> None:
         Specimen(model(), PerBatch(), data(10)).prepared()
 
 
+class Failing(PerBatch):
+    def losses(self, outputs: Tensor, batch: Any) -> Tensor:
+        return batch[7]
+
+
+class ReturnsFloat(PerBatch):
+    def losses(self, outputs: Tensor, batch: Any) -> Any:
+        return 0.5
+
+
+class ReturnsList(PerBatch):
+    def outputs(self, model: nn.Module, batch: Any) -> Any:
+        return [model(batch[0])]
+
+
+class Averages(PerBatch):
+    def outputs(self, model: nn.Module, batch: Any) -> Tensor:
+        return model(batch[0]).mean()
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        (Failing(), "Failing must give the losses of a batch; got IndexError: tuple index out of range"),
+        (ReturnsFloat(), "one loss per example, shape (10,); got a float"),
+        (ReturnsList(), "one row per example, shape (10, ...); got list"),
+        (Averages(), "one row per example, shape (10, ...); got shape ()"),
+    ],
+)
+def test_objectives_of_ones_own_that_go_wrong(objective: Objective, words: str) -> None:
+    with pytest.raises(ObjectiveError) as error:
+        Specimen(model(), objective, data(10)).prepared()
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_sums_never_write_into_what_they_add() -> None:
+    """A float64 part of the first batch needs no cast, so it is still the function's own tensor."""
+    network, (x, y) = model(), data(9)
+    specimen = Specimen(network, Classification(), [(x[:4], y[:4]), (x[4:], y[4:])])
+    weight = next(network.parameters())
+    kept, before = [], weight.detach().clone()
+    specimen.sum_over(lambda batch: kept.append(batch[0].sum(0)) or kept[-1])
+    assert torch.allclose(kept[0], x[:4].sum(0))
+    doubled = specimen.sum_over(lambda _: weight)
+    assert torch.equal(doubled, 2 * before)
+    assert torch.equal(weight, before)
+
+
+def test_rows_of_different_shapes_are_told_apart() -> None:
+    ragged = [torch.zeros(3, 5, dtype=torch.long), torch.zeros(3, 7, dtype=torch.long)]
+    specimen = Specimen(nn.Sequential(nn.Embedding(4, 4)), CausalLM(), ragged)
+    assert specimen.example_losses().shape == (6,)
+    with pytest.raises(RaggedError, match=r"one shape here; got \(5, 4\), \(7, 4\)"):
+        specimen.map_over(specimen.forward)
+
+
+def test_gradients_where_nothing_trainable_is_used() -> None:
+    network = nn.Sequential(nn.Linear(4, 2), nn.Identity()).double()
+    network[0].requires_grad_(False)
+    network[1].register_parameter("unused", nn.Parameter(torch.ones(3, dtype=torch.float64)))
+    gradient = Specimen(network, Classification(), data(10)).gradient()
+    assert list(gradient) == ["1.unused"]
+    assert torch.equal(gradient["1.unused"], torch.zeros(3, dtype=torch.float64))
+
+
+def test_layers_frozen_later_are_seen() -> None:
+    network = model()
+    specimen = Specimen(network, Classification(), data(10))
+    assert len(specimen.trainable) == 4
+    network[0].requires_grad_(False)  # pyright: ignore[reportIndexIssue]
+    assert len(specimen.prepared().trainable) == 2
+
+
+def test_preparing_twice_says_things_once() -> None:
+    x, y = data(10)
+    once = Specimen(model().float(), Classification(), (x, y)).prepared()
+    assert once.prepared().findings == once.findings
+
+
+def test_ignored_labels_are_no_class() -> None:
+    x, _ = data(10)
+    labels = torch.zeros(10, dtype=torch.long)
+    labels[3] = -100
+    with pytest.raises(SpecimenError, match="at least two classes; got only class 0"):
+        Specimen(model(), Classification(), (x, labels)).prepared()
+
+
 def split_devices() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2).to("meta"))
 
@@ -118,6 +205,7 @@ def diverged() -> nn.Module:
     ("make", "train", "words"),
     [
         (split_devices, data(9), "one device; got cpu, meta"),
+        (lambda: nn.Linear(4, 2, device="meta"), data(9), r"must have values.*meta device.*load_state_dict"),
         (diverged, data(9), "NaN or infinite values in 0.weight"),
         (lambda: nn.LazyLinear(2), data(9), "initialised; got lazy weight"),
         (model, (data(9)[0] * float("nan"), data(9)[1]), "The train data must be finite"),
@@ -135,6 +223,7 @@ def test_specimens_that_cannot_be_examined(make: Any, train: Any, words: str) ->
     ("arguments", "words"),
     [
         ((lambda x: x, Classification(), data(5)), "torch.nn.Module; got function"),
+        ((nn.Linear, Classification(), data(5)), "torch.nn.Module; got the class Linear"),
         ((nn.Linear(1, 1), "cross_entropy", data(5)), "must be an Objective; got str"),
         ((nn.Linear(1, 1), Classification, data(5)), "the class Classification"),
         (
@@ -148,16 +237,18 @@ def test_arguments_of_the_wrong_kind(arguments: Any, words: str) -> None:
         Specimen(*arguments)
 
 
-def test_recipes_are_checked() -> None:
-    with pytest.raises(SettingError, match="lr must be positive"):
-        Recipe(lr=0.0)
-    with pytest.raises(SettingError, match="momentum"):
-        Recipe(momentum=1.0)
-    with pytest.raises(SettingError, match="one value an epoch"):
-        Recipe(history={"train_loss": [1.0], "test_loss": [1.0, 2.0]})
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3, momentum=0.8)
-    recipe = Recipe(optimizer=optimizer)
-    assert (recipe.learning_rates, recipe.heavy_ball, recipe.optimizer_name) == ((0.3,), 0.8, "SGD")
+@pytest.mark.parametrize(
+    "options", [{"mode": "train"}, {"batch_size": 0}, {"batch_size": "64"}, {"batch_size": 2.0}]
+)
+def test_options_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=next(iter(options))):
+        Specimen(nn.Linear(1, 1), Classification(), data(5), **options)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", 3.5])
+def test_devices_that_do_not_exist(device: Any) -> None:
+    with pytest.raises(SettingError, match="device must be one that PyTorch can use here"):
+        Specimen(model(), Classification(), data(10)).to(device)
 
 
 @pytest.mark.gpu
