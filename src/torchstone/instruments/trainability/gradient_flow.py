@@ -101,7 +101,7 @@ class Profile:
             The fit, whose `change` is from the last column to the first.
         """
         alive = (squared > 0).all(1)
-        logs = squared[alive].log()
+        logs = squared[alive].double().log()
         count, depth = logs.shape
         if depth < 2 or count < 2:
             return None
