@@ -14,7 +14,7 @@ from dataclasses import fields
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Protocol
 
-from torchstone.errors import SettingError
+from torchstone.errors import SettingError, blaming
 from torchstone.reading import Meta, Question, Reading
 from torchstone.workbench import Workbench
 
@@ -39,7 +39,10 @@ def catalogue() -> dict[str, type[Instrument]]:
             name = f"{package.__name__}.{module.name}"
             _add(found, importlib.import_module(name).INSTRUMENT, name, module.name)
     for point in entry_points(group="torchstone.instruments"):
-        _add(found, point.load(), f"entry point {point.value}", point.name)
+        where = f"entry point {point.value}"
+        with blaming(SettingError, f"{where} must load", "Repair or uninstall the package that brings it."):
+            kind = point.load()
+        _add(found, kind, where, point.name)
     order = list(Question)
     ranked = sorted(
         found.items(), key=lambda item: (order.index(item[1].META.question), item[1].META.cost, item[0])
