@@ -130,7 +130,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Curve:
-    """One or several lines over a common pair of axes. `ticks` names the x positions where they are categories."""
+    """One or several lines over a common pair of axes.
+
+    `ticks` names the x positions where they are categories: those of the longest line, in order.
+    """
 
     title: str
     x: Axis
@@ -139,6 +142,12 @@ class Curve:
     markers: tuple[Marker, ...] = ()
     ticks: tuple[str, ...] = ()
     caption: str = ""
+
+    def tick_names(self) -> dict[float, str]:
+        """The name of each named x position."""
+        longest = max((line.x for line in self.lines), key=len, default=())
+        positions = longest if len(longest) >= len(self.ticks) else numbers(range(len(self.ticks)))
+        return dict(zip(positions, self.ticks, strict=False))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torchstone.details import (
     Axis,
@@ -67,11 +67,11 @@ def _curve(detail: Curve) -> str:
     start = (
         f"Line chart of {_axis(detail.y)} against {_axis(detail.x)}, {counted(len(detail.lines), 'line')}."
     )
-    lines = [_line(line, detail.ticks) for line in detail.lines[:_MOST_PARTS]]
+    lines = [_line(line, detail.tick_names()) for line in detail.lines[:_MOST_PARTS]]
     return " ".join([start, *lines, *_more(len(detail.lines), "line"), *_markers(detail.markers)])
 
 
-def _line(line: Line, ticks: Sequence[str]) -> str:
+def _line(line: Line, ticks: Mapping[float, str]) -> str:
     points = [(x, y) for x, y in zip(line.x, line.y, strict=False) if math.isfinite(y)]
     missing = _missing(line.y)
     if not points:
@@ -87,9 +87,8 @@ def _line(line: Line, ticks: Sequence[str]) -> str:
     )
 
 
-def _place(x: float, ticks: Sequence[str]) -> str:
-    named = ticks and x == int(x) and 0 <= x < len(ticks) if math.isfinite(x) else False
-    return _name(ticks[int(x)]) if named else plain(x)
+def _place(x: float, ticks: Mapping[float, str]) -> str:
+    return _name(ticks[x]) if x in ticks else plain(x)
 
 
 def _histogram(detail: Histogram) -> str:

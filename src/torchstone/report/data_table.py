@@ -66,8 +66,7 @@ def _curve(detail: Curve) -> Table:
 
 
 def _tick(detail: Curve, x: float) -> Cell:
-    named = detail.ticks and 0 <= x < len(detail.ticks) and x == int(x)
-    return detail.ticks[int(x)] if named else x
+    return detail.tick_names().get(x, x)
 
 
 def _ends(line: Line, i: int) -> tuple[Cell, Cell]:

@@ -43,7 +43,8 @@ def curve(detail: Curve, resolution: Resolution) -> Figure:
     shapes = reference_lines(shown_markers(detail.markers, x_log, y_log))
     x_axis = axis(detail.x, xs, log=x_log)
     if detail.ticks:
-        x_axis |= named_ticks(detail.ticks, _tick_positions(detail))
+        names = detail.tick_names()
+        x_axis |= named_ticks(tuple(names.values()), tuple(names))
     several = len(detail.lines) > 1 or bool(shapes)
     unified = {"hovermode": "x unified"} if 1 < len(detail.lines) <= _TOLD_APART else {}
     layout = frame(x_axis, axis(detail.y, ys, log=y_log), legend=several, shapes=shapes, **unified)
@@ -86,9 +87,3 @@ def _band(line: Line, kept: list[int], stroke: str, y_log: bool) -> list[dict[st
         "fillcolor": translucent(stroke),
     }
     return [below, above]
-
-
-def _tick_positions(detail: Curve) -> tuple[float, ...]:
-    """Names belong to the x positions of the longest line, in order."""
-    longest = max((line.x for line in detail.lines), key=len, default=())
-    return longest if len(longest) >= len(detail.ticks) else tuple(float(i) for i in range(len(detail.ticks)))
