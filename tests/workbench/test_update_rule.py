@@ -114,7 +114,7 @@ def test_preconditioners_are_what_the_optimiser_divides_by(kind: Any) -> None:
     direction = model.weight.grad
     assert direction is not None
     if "exp_avg" in state:
-        direction = state["exp_avg"] / (1 - 0.9 ** float(state["step"]))
+        direction = state["exp_avg"]
     expected = -0.01 * rule.root_scales[0].square() * direction
     assert torch.allclose(model.weight.detach() - before, expected, rtol=1e-6)
 
@@ -133,11 +133,136 @@ def test_groups_scale_their_parameters() -> None:
     assert [float(decay.flatten()[0]) for decay in rule.decays] == pytest.approx([0.01, 0.01, 0, 0])
 
 
+def adaptive(kind: Any, root: float, **options: Any) -> Callable[[Any], torch.optim.Optimizer]:
+    """The optimiser after so many steps that sqrt(v) stays what it is."""
+
+    def make(parameters: Any) -> torch.optim.Optimizer:
+        optimizer = kind(parameters, lr=0.01, eps=0.25, **options)
+        (parameter,) = optimizer.param_groups[0]["params"]
+        square = torch.full_like(parameter, root**2)
+        optimizer.state[parameter] = {
+            "step": torch.tensor(1e15, dtype=torch.float64),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": square.clone(),
+            "square_avg": square.clone(),
+            "momentum_buffer": torch.zeros_like(parameter),
+        }
+        return optimizer
+
+    return make
+
+
+def leaves(make: Callable[[Any], torch.optim.Optimizer], curvature: float) -> bool:
+    """Whether the optimiser moves a thousand times further out, from so near that its preconditioner does not notice."""
+    model = Quadratic()
+    optimizer = make(model.parameters())
+    with torch.no_grad():
+        model.w.fill_(1e-8)
+    x = torch.full((1, 1), math.sqrt(curvature / 2), dtype=torch.float64)
+    for _ in range(3000):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+        if float(model.w.detach().abs()) > 1e-5:
+            return True
+    return False
+
+
+SLOW = {"betas": (0.9, 1 - 1e-13)}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        adaptive(torch.optim.Adam, 3.0, **SLOW),
+        adaptive(torch.optim.Adam, 3.0, weight_decay=5.0, **SLOW),
+        adaptive(torch.optim.AdamW, 3.0, weight_decay=40.0, **SLOW),
+        adaptive(torch.optim.RMSprop, 3.0, alpha=1 - 1e-15),
+        adaptive(torch.optim.RMSprop, 3.0, alpha=1 - 1e-15, momentum=0.8),
+    ],
+    ids=["Adam", "Adam with L2 penalty", "AdamW", "RMSprop", "RMSprop with momentum"],
+)
+def test_adaptive_limits_are_where_the_optimisers_begin_to_diverge(
+    make: Callable[[Any], torch.optim.Optimizer],
+) -> None:
+    """PyTorch's own steps on a quadratic whose curvature is just below and just above what the rule allows."""
+    rule = rule_of(make)
+    scale, decay = float(rule.root_scales[0]) ** 2, float(rule.decays[0])
+    edge = rule.limit / scale - decay
+    assert edge > 0
+    assert not leaves(make, edge * 0.99)
+    assert leaves(make, edge * 1.01)
+
+
+def two_layers(make: Callable[[nn.Sequential], Any], **said: Any) -> UpdateRule:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    x = torch.zeros(4, 2)
+    recipe = Recipe(optimizer=make(model), **said)
+    return update_rule(Specimen(model, Regression(), (x, x[:, :1]), recipe=recipe))
+
+
+def groups_of(model: nn.Sequential) -> list[dict[str, Any]]:
+    return [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[1].parameters(), "lr": 0.4}]
+
+
+def scales(rule: UpdateRule) -> list[float]:
+    return [float(root.flatten()[0]) ** 2 for root in rule.root_scales]
+
+
+def test_a_rate_that_the_recipe_says_keeps_the_groups_ratios() -> None:
+    rule = two_layers(lambda model: torch.optim.SGD(groups_of(model)), lr=1.0)
+    assert (rule.lr, rule.limit) == (1.0, 2.0)
+    assert scales(rule) == pytest.approx([1, 1, 4, 4])
+
+
+def test_a_rate_that_a_schedule_brought_to_zero_is_replaced_by_what_the_recipe_says() -> None:
+    def make(model: nn.Sequential) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(groups_of(model))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
+        for _ in range(3):
+            optimizer.step()
+            schedule.step()
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        return optimizer
+
+    rule = two_layers(make, lr=0.1)
+    assert rule.lr == pytest.approx(0.1)
+    assert scales(rule) == pytest.approx([1, 1, 4, 4])
+    with pytest.raises(NotApplicableError, match="learning rate is 0 by now"):
+        two_layers(make)
+
+
+def test_parameters_that_the_optimiser_does_not_hold_do_not_move() -> None:
+    rule = two_layers(lambda model: torch.optim.SGD(model[1].parameters(), lr=0.2))
+    assert scales(rule) == [0, 0, 1, 1]
+
+
+def test_a_function_that_makes_the_optimiser_tells_its_kind() -> None:
+    rule = two_layers(lambda _: lambda parameters: torch.optim.SGD(parameters, lr=9.0, momentum=0.5), lr=0.1)
+    assert rule.limit == pytest.approx(2 * 1.5 / 0.1)
+    with pytest.raises(NotApplicableError, match="with the optimiser after training"):
+        two_layers(lambda _: lambda parameters: torch.optim.Adam(parameters), lr=0.1)
+
+
+def test_a_copy_on_another_device_is_recognised() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.zeros(4, 2)
+    specimen = Specimen(model, Regression(), (x, x[:, :1]), recipe=Recipe(optimizer=optimizer))
+    rule = update_rule(specimen.to("meta"))
+    assert rule.limit == pytest.approx(20)
+    assert {root.device.type for root in rule.root_scales} == {"meta"}
+
+
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
         (lambda _: Recipe(), "learning rate"),
         (lambda p: Recipe(optimizer=torch.optim.LBFGS(p, lr=0.1)), "no stability limit is known for LBFGS"),
+        (lambda p: Recipe(optimizer=torch.optim.NAdam(p, lr=0.1)), "no stability limit is known for NAdam"),
+        (lambda p: Recipe(optimizer=torch.optim.SGD(p, lr=0.1, maximize=True)), "maximises"),
         (lambda p: Recipe(optimizer=torch.optim.Adam(p, lr=0.1)), "made no step yet"),
         (lambda _: Recipe(optimizer=torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)), "does not hold"),
     ],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +19,12 @@ class UpdateRule:
 
     Args:
         name: "gradient descent", "Adam", ...
-        lr: Learning rate of the first parameter group.
+        lr: Learning rate of the first trainable parameter that the optimiser holds.
         limit: Largest stable eigenvalue.
         formula: The limit in symbols.
         curvature: "Hessian" or "preconditioned Hessian".
-        root_scales: sqrt of S for each trainable parameter: learning rates relative to `lr`, over the preconditioner.
+        root_scales: sqrt of S for each trainable parameter: learning rates relative to `lr`, over the preconditioner;
+            0 for one that the optimiser does not move.
         decays: D for each trainable parameter: L2 penalties that the optimiser adds to the gradient.
         momentum: Heavy-ball or averaging coefficient.
         nesterov: Whether the gradient is taken ahead.
@@ -61,61 +60,122 @@ class UpdateRule:
 def update_rule(specimen: Specimen) -> UpdateRule:
     """The update rule of a specimen's recipe.
 
+    A recipe without an optimiser is taken for gradient descent with its momentum. Trainable parameters that the
+    optimiser does not hold do not move: their scale is 0.
+
     Raises:
         NotApplicableError: No learning rate, an optimiser whose limit is not known, or one of other parameters.
     """
     recipe = specimen.recipe
     if recipe is None or not recipe.learning_rates:
         raise NotApplicableError("needs a recipe that says the learning rate")
-    parameters = list(specimen.trainable.values())
-    ones = tuple(torch.ones_like(parameter, dtype=torch.float64) for parameter in parameters)
-    if recipe.live_optimizer is None:
-        zeros = tuple(torch.zeros_like(one) for one in ones)
-        return _momentum_rule(recipe.learning_rates[0], recipe.heavy_ball, False, 1.0, ones, zeros)
-    return _of_optimizer(recipe.live_optimizer, recipe.lr, parameters, ones)
+    optimizer = recipe.optimizer
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        optimizer = optimizer(
+            list(specimen.trainable.values())
+        )  # a fresh one, to know its kind and coefficients
+    if optimizer is not None:
+        return _of_optimizer(optimizer, recipe.lr, specimen)
+    ones = tuple(torch.ones_like(parameter, dtype=torch.float64) for parameter in specimen.trainable.values())
+    zeros = tuple(torch.zeros_like(one) for one in ones)
+    return _momentum_rule(recipe.learning_rates[0], recipe.heavy_ball, False, 1.0, ones, zeros)
 
 
-def _of_optimizer(
-    optimizer: Optimizer, said: float | None, parameters: Sequence[Tensor], ones: tuple[Tensor, ...]
-) -> UpdateRule:
-    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
-    missing = [parameter for parameter in parameters if id(parameter) not in groups]
-    if missing:
-        raise NotApplicableError("the recipe's optimiser does not hold the network's trainable parameters")
-    mine = [groups[id(parameter)] for parameter in parameters]
-    first = mine[0]
-    for key in ("momentum", "betas", "nesterov", "dampening"):
-        if any(group.get(key) != first.get(key) for group in mine):
-            raise NotApplicableError(f"parameter groups differ in {key}, for which no common limit is known")
-    # A schedule may have brought the rate to zero by now: what the recipe says counts.
-    factor = said / float(first["lr"]) if said is not None and float(first["lr"]) > 0 else 1.0
-    lr = float(said if said is not None else first["lr"])
-    relative = [float(group["lr"]) * factor / lr if lr > 0 else 1.0 for group in mine]
+@dataclass(frozen=True)
+class _Held:
+    """A parameter as the optimiser holds it: its group, what is remembered of it, and its learning rate."""
+
+    group: dict[str, Any]
+    state: dict[str, Any]
+    rate: float
+
+
+def _of_optimizer(optimizer: Optimizer, said: float | None, specimen: Specimen) -> UpdateRule:
     kind = type(optimizer).__name__
-    decoupled = kind == "AdamW" or bool(first.get("decoupled_weight_decay", False))
-    decays = tuple(
-        one * (0.0 if decoupled else float(group.get("weight_decay", 0.0)))
-        for one, group in zip(ones, mine, strict=True)
-    )
-    if kind == "SGD":
-        scales = tuple((one * rate).sqrt() for one, rate in zip(ones, relative, strict=True))
-        gain = 1 - float(first.get("dampening", 0.0)) if first["momentum"] else 1.0
-        return _momentum_rule(lr, float(first["momentum"]), bool(first["nesterov"]), gain, scales, decays)
-    roots = [
-        _preconditioner(kind, optimizer.state[parameter], group)
-        for parameter, group in zip(parameters, mine, strict=True)
-    ]
-    scales = tuple((rate / root).sqrt() for rate, root in zip(relative, roots, strict=True))
-    if kind in ("Adam", "AdamW", "NAdam"):
-        beta = float(first["betas"][0])
-        limit = 2 * (1 + beta) / ((1 - beta) * lr)
-        formula = "2 (1 + beta_1) / ((1 - beta_1) lr)"
-        return UpdateRule(
-            kind, lr, limit, formula, "preconditioned Hessian", scales, decays, beta, gain=1 - beta
+    if kind not in ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad"):
+        raise NotApplicableError(f"no stability limit is known for {kind}")
+    mine = _held(optimizer, said, specimen)
+    known = [one for one in mine if one is not None]
+    first = known[0].group
+    for key in ("momentum", "betas", "nesterov", "dampening"):
+        if any(one.group.get(key) != first.get(key) for one in known):
+            raise NotApplicableError(f"parameter groups differ in {key}, for which no common limit is known")
+    if any(one.group.get("maximize") for one in known):
+        raise NotApplicableError("the optimiser maximises")
+    lr = known[0].rate or max(one.rate for one in known)
+    if not lr > 0:
+        raise NotApplicableError(
+            "the optimiser's learning rate is 0 by now: pass Recipe(lr=...) to judge another"
         )
-    beta = float(first.get("momentum", 0.0))
+    scales, decays = [], []
+    for parameter, one in zip(specimen.trainable.values(), mine, strict=True):
+        shape = torch.ones_like(parameter, dtype=torch.float64)
+        if one is None:
+            scales.append(0 * shape)
+            decays.append(0 * shape)
+            continue
+        decay, decoupled = float(one.group.get("weight_decay", 0.0)), _is_decoupled(kind, one.group)
+        # Decoupled decay shrinks x by 1 - lr decay besides the step, which brings z = -1 nearer by half of that.
+        squared = shape * (one.rate / lr) / (1 - one.rate * decay / 2 if decoupled else 1.0)
+        if kind != "SGD":
+            squared = squared / _preconditioner(kind, one.state, one.group).to(shape.device)
+        scales.append(squared.sqrt())
+        decays.append(shape * (0.0 if decoupled else decay))
+    return _rule(kind, lr, first, tuple(scales), tuple(decays))
+
+
+def _rule(
+    kind: str, lr: float, group: dict[str, Any], scales: tuple[Tensor, ...], decays: tuple[Tensor, ...]
+) -> UpdateRule:
+    beta = float(group.get("momentum", 0.0))
+    if kind == "SGD":
+        gain = 1 - float(group.get("dampening", 0.0)) if beta else 1.0
+        return _momentum_rule(lr, beta, bool(group["nesterov"]), gain, scales, decays)
+    curvature = "preconditioned Hessian"
+    if kind in ("Adam", "AdamW"):
+        beta = float(group["betas"][0])
+        limit, formula = 2 * (1 + beta) / ((1 - beta) * lr), "2 (1 + beta_1) / ((1 - beta_1) lr)"
+        return UpdateRule(kind, lr, limit, formula, curvature, scales, decays, beta, gain=1 - beta)
     rule = _momentum_rule(lr, beta, False, 1.0, scales, decays)
-    return UpdateRule(kind, lr, rule.limit, rule.formula, "preconditioned Hessian", scales, decays, beta)
+    return UpdateRule(kind, lr, rule.limit, rule.formula, curvature, scales, decays, beta)
+
+
+def _held(optimizer: Optimizer, said: float | None, specimen: Specimen) -> list[_Held | None]:
+    """What the optimiser holds of each trainable parameter; None where it does not hold it.
+
+    A recipe's own learning rate replaces the optimiser's, and groups keep their ratios to the first.
+    """
+    pairs = [(group, parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    found = {id(parameter): (group, optimizer.state.get(parameter, {})) for group, parameter in pairs}
+    if not any(id(parameter) in found for parameter in specimen.trainable.values()):
+        # A copy of the network (moved to another device, say) has its parameters in the same order.
+        shapes = lambda parameters: [tuple(parameter.shape) for parameter in parameters]
+        copies = list(specimen.model.parameters())
+        moved = any(parameter.device != specimen.device for _, parameter in pairs)
+        if not moved or shapes(copies) != shapes(parameter for _, parameter in pairs):
+            raise NotApplicableError(
+                "the recipe's optimiser does not hold the network's trainable parameters"
+            )
+        found = {
+            id(copy): (group, optimizer.state.get(parameter, {}))
+            for copy, (group, parameter) in zip(copies, pairs, strict=True)
+        }
+    mine = [found.get(id(parameter)) for parameter in specimen.trainable.values()]
+    groups = [one[0] for one in mine if one is not None]
+    # A schedule may have brought all rates to zero by now; their ratios are then those of the start.
+    over = not any(float(group["lr"]) > 0 for group in groups)
+    rate = lambda group: float(group.get("initial_lr", group["lr"]) if over and said else group["lr"])
+    base = rate(groups[0])
+    factor = said / base if said is not None and base > 0 else 1.0
+    alike = said is not None and base <= 0
+    return [
+        None if one is None else _Held(one[0], one[1], said if alike and said else factor * rate(one[0]))
+        for one in mine
+    ]
+
+
+def _is_decoupled(kind: str, group: dict[str, Any]) -> bool:
+    return kind == "AdamW" or bool(group.get("decoupled_weight_decay", False))
 
 
 def _momentum_rule(
@@ -129,7 +189,10 @@ def _momentum_rule(
     if nesterov and beta:
         limit, formula = 2 * (1 + beta) / (lr * (1 + 2 * beta)), "2 (1 + beta) / (lr (1 + 2 beta))"
     elif beta:
-        limit, formula = 2 * (1 + beta) / (lr * gain), "2 (1 + beta) / lr"
+        limit, formula = (
+            2 * (1 + beta) / (lr * gain),
+            "2 (1 + beta) / lr" + ("" if gain == 1 else " / (1 - dampening)"),
+        )
     else:
         limit, formula = 2 / lr, "2 / lr"
     name = "gradient descent" if not beta else f"gradient descent with momentum {beta:g}"
@@ -137,23 +200,22 @@ def _momentum_rule(
 
 
 def _preconditioner(kind: str, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    """What the optimiser divides a parameter's step by."""
-    if kind not in ("Adam", "AdamW", "NAdam", "RMSprop", "Adagrad"):
-        raise NotApplicableError(f"no stability limit is known for {kind}")
+    """What the optimiser divides a parameter's step by, corrections of bias and decays of the rate included."""
     if not state:
-        raise NotApplicableError(f"{kind} has made no step yet, so its preconditioner is unknown")
+        raise NotApplicableError(
+            f"{kind} has made no step yet, so its preconditioner is unknown: "
+            "pass Recipe(optimizer=...) with the optimiser after training"
+        )
     eps = float(group["eps"])
     if kind == "Adagrad":
-        return state["sum"].double().sqrt() + eps
+        slowed = 1 + (float(state["step"]) - 1) * float(group["lr_decay"])
+        return (state["sum"].double().sqrt() + eps) * slowed
     if kind == "RMSprop":
         average = state["square_avg"].double()
         if group.get("centered"):
             average = average - state["grad_avg"].double().square()
         return average.clamp(min=0).sqrt() + eps
-    second = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
-    correction = 1 - float(group["betas"][1]) ** float(state["step"])
-    return (
-        (second.double() / correction).sqrt() + eps
-        if correction > 0
-        else torch.full_like(second.double(), math.inf)
-    )
+    first, second = (float(beta) for beta in group["betas"])
+    steps = float(state["step"])
+    average = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
+    return (1 - first**steps) * ((average.double() / (1 - second**steps)).sqrt() + eps)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from torchstone.errors import NotApplicableError, RaggedError
+from torchstone.linalg import Eigenpairs, top_eigenpairs
+from torchstone.operators.hessian import Hessian
 from torchstone.plan import Plan
 from torchstone.reading import Need
 from torchstone.specimen import Specimen, keeping_random_states
@@ -180,6 +182,32 @@ class Workbench:
     def gradient(self) -> dict[str, Tensor]:
         """Gradient of the empirical risk by parameter name, float64. One forward and backward pass."""
         return self.memo(("gradient",), self.specimen.gradient)
+
+    def top_eigenpairs(
+        self, k: int = 1, *, tolerance: float = 1e-3, max_products: int | None = None, split: str = "train"
+    ) -> Eigenpairs:
+        """The k largest eigenvalues of the Hessian of the mean loss, with vectors and residuals.
+
+        Cost: 5 to 100 Hessian products a pair, each about two gradients.
+
+        Args:
+            k: How many; at most as many as there are trainable parameters.
+            tolerance: Residual to reach, relative to the largest eigenvalue.
+            max_products: Budget of products.
+            split: Part of the data.
+        """
+
+        def make() -> Eigenpairs:
+            hessian = Hessian(self.specimen, split, memory_bytes=self.plan.memory_bytes // 2)
+            return top_eigenpairs(
+                hessian,
+                min(k, hessian.shape[0]),
+                tolerance=tolerance,
+                max_products=max_products,
+                generator=self.generator("top_eigenpairs"),
+            )
+
+        return self.memo(("top_eigenpairs", k, tolerance, max_products, split), make)
 
     @property
     def sampling_notes(self) -> tuple[str, ...]:

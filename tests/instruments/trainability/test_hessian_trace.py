@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -106,6 +108,55 @@ def test_a_tied_network_is_not_called_exact() -> None:
     assert reading.uncertainty is not None
     assert reading.value is not None
     assert abs(reading.value - truth) < 4 * (reading.uncertainty.standard_error or 0.0)
+
+
+def test_coupled_examples_have_an_error_bar_of_probes_alone() -> None:
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(36, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)
+    ).double()
+    specimen = Specimen(model.train(), Classification(), images(), mode="as_is", batch_size=20)
+    reading = measure(HessianTrace(probes=10), Workbench.on(specimen))
+    assert reading.uncertainty is not None
+    assert (reading.uncertainty.covers, reading.uncertainty.method) == ("probes", "Student's t, 95%")
+    assert "not the draw of examples" in reading.explanation
+    assert "The tolerance was not reached within the probes allowed." in reading.notes
+
+
+def test_what_was_formed_or_differenced_is_said() -> None:
+    class Custom(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.tanh()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return gradient * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.bend = nn.Linear(36, 4), nn.Bilinear(4, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Any = Custom.apply(self.layer(x.flatten(1)))
+            return self.bend(made, x.flatten(1)[:, :4])
+
+    reading, _ = trace(Odd().double())
+    assert (
+        "Hessian products by central differences (the second derivative of Custom is incomplete)."
+        in reading.notes
+    )
+
+    class Bent(Odd):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.layer(x.flatten(1))
+            return self.bend(h, x.flatten(1)[:, :4])
+
+    reading, _ = trace(Bent().double())
+    assert reading.notes == ("Gradients of single examples had to be formed for bend.weight.",)
+    assert "exactly" in reading.headline
 
 
 def test_bad_settings_are_named() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchstone.errors import SettingError
 from torchstone.instruments.measurement import measure
 from torchstone.instruments.trainability.stability_edge import StabilityEdge, judge
-from torchstone.objectives import Classification
+from torchstone.objectives import Classification, Regression
 from torchstone.reading import Level, Reading
 from torchstone.recipe import Recipe
 from torchstone.specimen import Specimen
@@ -137,6 +137,53 @@ def leaves(model: nn.Module, lr: float, momentum: float) -> bool:
             (torch.cat([parameter.detach().flatten() for parameter in moved.parameters()]) - start).norm()
         )
     return far > 1e-2
+
+
+def test_uniform_weight_decay_is_added_to_the_plain_eigenvalue() -> None:
+    model = network()
+    plain, _ = edge(model, Recipe(lr=0.5), tolerance=1e-8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=3.0)
+    decayed, _ = edge(model, Recipe(optimizer=optimizer), tolerance=1e-8)
+    assert plain.value is not None
+    assert decayed.value == pytest.approx(plain.value + 3.0 * 0.5 / 2, rel=1e-9)
+
+
+def test_it_says_what_the_edge_means_for_full_batches_and_for_minibatches() -> None:
+    full, _ = edge(network(), Recipe(lr=0.5))
+    mini, _ = edge(network(), Recipe(lr=0.5, batch_size=10))
+    assert "hovers" in full.explanation
+    assert "With minibatches of 10" in mini.explanation
+
+
+class Product(nn.Module):
+    """f(x) = a b x: at a minimum a b = 1 of the squared error at x = 1 the largest eigenvalue is 2 (a^2 + b^2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([4.0], dtype=torch.float64))
+        self.b = nn.Parameter(torch.tensor([0.25], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a * self.b * x
+
+
+def test_training_leaves_a_minimum_past_the_edge_for_one_below_it() -> None:
+    model, one = Product(), torch.ones(1, 1, dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    specimen = Specimen(model, Regression(), (one, one), recipe=Recipe(optimizer=optimizer))
+    before = measure(StabilityEdge(), Workbench.on(specimen))
+    assert before.value == pytest.approx(2 * (16 + 1 / 16) * 0.1 / 2, rel=1e-3)
+    assert before.verdict.level is Level.POOR
+    with torch.no_grad():
+        model.a.add_(1e-3)
+    for _ in range(2000):
+        optimizer.zero_grad()
+        (model(one) - one).square().sum().backward()
+        optimizer.step()
+    after = measure(StabilityEdge(), Workbench.on(specimen))
+    assert float((model.a * model.b).detach()) == pytest.approx(1)
+    assert after.value is not None
+    assert after.value < 1
 
 
 def test_judgement() -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torchstone.details import Axis, Curve, Line, Scalar, Scalars, Table, numbers, thin
 from torchstone.instruments.settings import require_between, require_count
+from torchstone.operators.curvature_map import DOUBLE_BACKWARD
 from torchstone.operators.trace import TraceResult, hessian_trace
 from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Uncertainty, Verdict
 from torchstone.workbench import Workbench
@@ -54,7 +55,6 @@ class HessianTrace:
             generator=bench.generator(self.META.id),
             memory_bytes=bench.plan.memory_bytes // 2,
         )
-        error = _total_error(found)
         size = sum(one.size for one in found.per_parameter.values())
         how = (
             "exactly" if found.exact else f"up to a standard error of {found.standard_error:.2g} from probes"
@@ -62,18 +62,15 @@ class HessianTrace:
         return Reading.of(
             self.META,
             value=found.value,
-            uncertainty=Uncertainty.from_standard_error(found.value, error, _covers(found)),
+            uncertainty=_uncertainty(found),
             verdict=judge(found),
             headline=f"The trace of the Hessian is {found.value:.4g} ({how}), {found.value / size:.2g} a parameter.",
             explanation=(
-                f"{found.why} The error bar says how far the trace would move on other training examples"
-                + ("." if found.exact else ", and what the probes leave open.")
-                + " It depends on the scale of the weights: rescaling layers changes it without changing the function."
+                f"{found.why} {_bar(found)} The trace depends on the scale of the weights: rescaling layers changes it "
+                "without changing the function."
             ),
             details=(_scalars(found, size), _curve(found), _table(found)),
-            notes=tuple(
-                filter(None, (found.how, "" if found.converged else "The tolerance was not reached."))
-            ),
+            notes=_notes(found),
         )
 
 
@@ -88,15 +85,41 @@ def judge(found: TraceResult) -> Verdict:
     )
 
 
-def _total_error(found: TraceResult) -> float:
-    examples = found.example_standard_error if math.isfinite(found.example_standard_error) else 0.0
-    return math.hypot(examples, found.standard_error)
+def _uncertainty(found: TraceResult) -> Uncertainty | None:
+    examples = found.example_standard_error
+    if math.isfinite(examples):
+        covers = "examples" if found.standard_error == 0 else "examples and probes"
+        return Uncertainty.from_standard_error(
+            found.value, math.hypot(examples, found.standard_error), covers
+        )
+    if found.standard_error == 0:
+        return None
+    low, high = found.interval()
+    return Uncertainty(low, high, "probes", "Student's t, 95%", 0.95, found.standard_error)
 
 
-def _covers(found: TraceResult) -> str:
+def _bar(found: TraceResult) -> str:
+    """What the error bar covers, in a sentence."""
     if not math.isfinite(found.example_standard_error):
-        return "probes"
-    return "examples" if found.standard_error == 0 else "examples and probes"
+        return "The error bar covers the probes and not the draw of examples."
+    if found.standard_error == 0:
+        return "The error bar says how far it would move on other training examples."
+    return (
+        "The error bar says how far its Gauss-Newton part would move on other training examples, and what the probes "
+        "leave open."
+    )
+
+
+def _notes(found: TraceResult) -> tuple[str, ...]:
+    notes = []
+    if found.how not in ("", DOUBLE_BACKWARD):
+        notes.append(f"Hessian products by {found.how}.")
+    if found.formed:
+        names = ", ".join(found.formed[:3]) + (" and more" if len(found.formed) > 3 else "")
+        notes.append(f"Gradients of single examples had to be formed for {names}.")
+    if not found.converged:
+        notes.append("The tolerance was not reached within the probes allowed.")
+    return tuple(notes)
 
 
 def _scalars(found: TraceResult, size: int) -> Scalars:
