@@ -7,6 +7,7 @@ understood makes the network "not a chain", with the reason: a norm bound for th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,18 +26,17 @@ _RESHAPES = {
     "UnsqueezeBackward0", "PermuteBackward0", "TransposeBackward0", "CloneBackward0", "ToCopyBackward0",
     "AliasBackward0", "ConstantPadNdBackward0",
 }  # fmt: skip
-# Lipschitz constants of activations with phi(0) = 0: max |phi'|.
-_ACTIVATIONS = {
-    "ReluBackward0": 1.0,
-    "LeakyReluBackward0": 1.0,
-    "HardtanhBackward0": 1.0,
-    "TanhBackward0": 1.0,
-    "EluBackward0": 1.0,
-    "GeluBackward0": 1.1290,
-    "SiluBackward0": 1.0999,
-    "AvgPool2DBackward0": 1.0,
-    "AvgPool1DBackward0": 1.0,
-    "MeanBackward1": 1.0,
+# Lipschitz constants of activations with phi(0) = 0, from what the graph's node saved: max |phi'|.
+_ACTIVATIONS: dict[str, Callable[[Any], float]] = {
+    "ReluBackward0": lambda _: 1.0,
+    "LeakyReluBackward0": lambda node: max(1.0, abs(node._saved_negative_slope)),
+    "HardtanhBackward0": lambda _: 1.0,
+    "TanhBackward0": lambda _: 1.0,
+    # ELU, and SELU with its scale of 1.05 and slope of 1.67.
+    "EluBackward0": lambda node: node._saved_scale * max(1.0, node._saved_alpha * node._saved_input_scale),
+    "GeluBackward0": lambda _: 1.1290,
+    "SiluBackward0": lambda _: 1.0999,
+    "MeanBackward1": lambda _: 1.0,
 }
 
 
@@ -75,7 +75,12 @@ def chain(specimen: Specimen, state: dict[str, Tensor] | None = None) -> list[Ch
                     parameter.requires_grad_(
                         True
                     )  # frozen layers belong to the chain too; restored on leaving
-            found = _walk(specimen.forward(batch).grad_fn, modules)
+            # Followed down to the input, so that what happens before the first layer is seen too.
+            inputs = specimen.objective.inputs(batch)
+            if inputs is not None:
+                inputs = inputs.detach().requires_grad_(True)
+                batch = specimen.objective.with_inputs(batch, inputs)
+            found = _walk(specimen.forward(batch).grad_fn, modules, inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -93,16 +98,25 @@ def _has_weight(module: nn.Module) -> bool:
     return isinstance(getattr(module, "weight", None), Tensor)
 
 
-def _walk(node: Any, modules: dict[str, nn.Module]) -> list[_Found]:
+def _walk(node: Any, modules: dict[str, nn.Module], inputs: Tensor | None) -> list[_Found]:
     """Weight layers from output to input."""
     owners = {id(module.weight): name for name, module in modules.items()}
     found: list[_Found] = []
     above = _Above()
     while node is not None:
-        inner = [following for following, _ in node.next_functions if following is not None]
+        inner = [
+            following
+            for following, _ in node.next_functions
+            if following is not None
+            and (inputs is None or getattr(following, "variable", None) is not inputs)
+        ]
         onward = [following for following in inner if not _is_parameter(following)]
         weights = [_variable(following) for following in inner if _is_parameter(following)]
         owned = [owners[id(weight)] for weight in weights if id(weight) in owners]
+        if len(onward) > 1:
+            raise NotApplicableError(
+                f"the network is not a chain: two paths meet in {node.name()} (a residual connection?)"
+            )
         if node.name() in ("AddmmBackward0", "MmBackward0", "ConvolutionBackward0"):
             if len(owned) != 1 or any(owned[0] == other.name for other in found):
                 raise NotApplicableError(
@@ -112,12 +126,8 @@ def _walk(node: Any, modules: dict[str, nn.Module]) -> list[_Found]:
             above = _Above()
         else:
             above.pass_through(node, [modules[name] for name in owned], bool(weights))
-        if len(onward) > 1:
-            raise NotApplicableError(
-                f"the network is not a chain: two paths meet in {node.name()} (a residual connection?)"
-            )
         node = onward[0] if onward else None
-    if not found or above.norms or above.lipschitz != 1.0:
+    if not found or above.changes:
         raise NotApplicableError("the network does not begin with a dense or convolution layer")
     return found
 
@@ -128,19 +138,22 @@ class _Above:
 
     lipschitz: float = 1.0
     norms: list[Any] = field(default_factory=list)
+    changes: bool = False
+    """Whether anything but reshapes lies between."""
 
     def pass_through(self, node: Any, owners: list[nn.Module], has_weights: bool) -> None:
         name = node.name()
+        self.changes |= name not in _RESHAPES
         if name == "NativeBatchNormBackward0" and not node._saved_training and len(owners) == 1:
-            if self.lipschitz != 1.0:
-                raise NotApplicableError("batch normalisation does not directly follow a layer")
             self.norms.append(owners[0])
         elif name in _ACTIVATIONS and not has_weights:
             if self.norms:
                 raise NotApplicableError("batch normalisation does not directly follow a layer")
-            self.lipschitz *= _ACTIVATIONS[name]
+            self.lipschitz *= _ACTIVATIONS[name](node)
         elif name.startswith("MaxPool") and not self.norms:
             self.lipschitz *= _overlap(node)
+        elif name.startswith("AvgPool") and not self.norms and _averages_whole_windows(node):
+            pass  # each output is a mean of K inputs and each input in at most K windows: norm at most 1
         elif name not in _RESHAPES or has_weights:
             raise NotApplicableError(
                 f"the network is not a chain of dense and convolution layers: it holds {name}"
@@ -158,9 +171,16 @@ def _variable(node: Any) -> Tensor:
 
 
 def _overlap(node: Any) -> float:
-    """Lipschitz constant of max pooling: an input is the maximum of at most prod ceil(k/s) windows."""
+    """Lipschitz constant of max pooling: an input is the maximum of at most prod ceil(k/s) windows (k if dilated)."""
     kernel, stride = node._saved_kernel_size, node._saved_stride or node._saved_kernel_size
-    return math.sqrt(math.prod(math.ceil(k / s) for k, s in zip(kernel, stride, strict=True)))
+    sizes = zip(kernel, stride, node._saved_dilation, strict=True)
+    return math.sqrt(math.prod(k if d > 1 else math.ceil(k / s) for k, s, d in sizes))
+
+
+def _averages_whole_windows(node: Any) -> bool:
+    """Whether every window's sum is divided by at least its number of inputs, also at the borders."""
+    whole = node._saved_count_include_pad or not any(node._saved_padding)
+    return node._saved_divisor_override is None and whole and not node._saved_ceil_mode
 
 
 def _layer(
