@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.batches import tensors
+from torchstone.details import thin
 from torchstone.errors import NotApplicableError
 from torchstone.specimen import Specimen
 
@@ -99,7 +100,8 @@ def layer_features(specimen: Specimen, split: str, width: int, most: int = MAX_L
                 if (made := as_rows(output, count, width)) is not None
             }
             if chosen is None:
-                chosen = _evenly(_without_copies(rows), most)
+                names = _without_copies(rows)
+                chosen = [names[i] for i in thin(len(names), most)]
                 collected = {name: [] for name in chosen}
             for name in chosen:
                 if name in rows:
@@ -122,9 +124,3 @@ def _without_copies(rows: dict[str, Tensor]) -> list[str]:
         if not names or not torch.equal(rows[names[-1]], values):
             names.append(name)
     return names
-
-
-def _evenly(names: list[str], most: int) -> list[str]:
-    if len(names) <= most:
-        return names
-    return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]

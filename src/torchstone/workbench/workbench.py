@@ -50,6 +50,13 @@ class Workbench:
         digest = hashlib.blake2b(f"{self.seed}:{name}".encode(), digest_size=7).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
+    def sample(self, split: str, most: int, name: str) -> Tensor:
+        """Increasing indices of at most `most` examples of a split, drawn with the generator of `name`."""
+        count = self.specimen.size(split)
+        if count <= most:
+            return torch.arange(count)
+        return torch.randperm(count, generator=self.generator(name))[:most].sort().values
+
     def memo(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """The result under `key`, made once; for work that several instruments share. Treat it as read-only."""
         return self._memory.get(key, make)

@@ -55,7 +55,7 @@ class EffectiveRank:
     def measure(self, bench: Workbench) -> Reading:
         """Spectra of all recorded layers."""
         features = bench.features("train")
-        rows = _rows(bench, self.examples, self.META.id)
+        rows = bench.sample("train", self.examples, self.META.id)
         spectra = {name: covariance_spectrum(values[rows]) for name, values in features.items()}
         ranks = {name: _rank(spectrum) for name, spectrum in spectra.items()}
         hidden = list(ranks)[:-1] or list(ranks)
@@ -104,13 +104,6 @@ def judge(rank: float, classes: int | None) -> Verdict:
     if not rank >= limit * (1 - 1e-9):
         return Verdict(Level.ATTENTION, "a hidden layer has collapsed to few directions", threshold, source)
     return Verdict(Level.GOOD, "every hidden layer keeps enough directions", threshold, source)
-
-
-def _rows(bench: Workbench, most: int, name: str) -> Tensor:
-    count = bench.specimen.size("train")
-    if count <= most:
-        return torch.arange(count)
-    return torch.randperm(count, generator=bench.generator(name))[:most].sort().values
 
 
 def _rank(spectrum: Tensor) -> float:

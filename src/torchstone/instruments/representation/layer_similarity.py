@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from torchstone.details import Axis, Surface, Table
+from torchstone.details import Axis, Surface, Table, thin
 from torchstone.errors import NotApplicableError
 from torchstone.instruments.settings import require_between, require_count
 from torchstone.kernels.cka import linear_cka_interval, unbiased_linear_cka
@@ -108,14 +107,13 @@ def _varying(bench: Workbench, examples: int, most: int, name: str) -> dict[str,
     count = bench.specimen.size("train")
     if count < 8:
         raise NotApplicableError("needs at least 8 training examples")
-    rows = torch.randperm(count, generator=bench.generator(name))[:examples].sort().values
+    rows = bench.sample("train", examples, name)
     features = {layer: values[rows].double() for layer, values in bench.features("train").items()}
     usable = {layer: values for layer, values in features.items() if _varies(values)}
     if len(usable) < 2:
         raise NotApplicableError("needs at least two layers whose outputs vary over examples")
     names = list(usable)
-    if len(names) > most:
-        names = [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]
+    names = [names[i] for i in thin(len(names), most)]
     return {layer: usable[layer] for layer in names}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchstone.bounds.bayes_error import nearest_neighbour_error
 from torchstone.bounds.proportion import bonferroni_difference, clopper_pearson
-from torchstone.details import Axis, Curve, Line, Marker, Table, numbers
+from torchstone.details import Axis, Curve, Line, Marker, Table, numbers, thin
 from torchstone.errors import NotApplicableError
 from torchstone.instruments.settings import require_between, require_count
 from torchstone.kernels.uniformity import alignment, uniformity
@@ -48,7 +48,7 @@ class LinearProbe:
     examples: int = 2000
 
     def __post_init__(self) -> None:
-        require_count(self, "layers", 1, 24)
+        require_count(self, "layers", 2, 24)
         require_count(self, "neighbours", 1, 1000)
         require_between(self, "penalty", 1e-9, 1e9)
         require_count(self, "examples", 2)
@@ -56,11 +56,12 @@ class LinearProbe:
     def measure(self, bench: Workbench) -> Reading:
         """Probe up to `layers` layers, evenly chosen by depth."""
         train_y, test_y = bench.labels("train"), bench.labels("test")
-        rows = _rows(bench, len(train_y), self.examples, self.META.id)
+        rows = bench.sample("train", self.examples, self.META.id)
         if len(train_y[rows].unique()) < 2:
             raise NotApplicableError("needs training examples of at least two classes")
         train, test = bench.features("train"), bench.features("test")
-        names = _evenly([name for name in train if name in test], self.layers)
+        shared = [name for name in train if name in test]
+        names = [shared[i] for i in thin(len(shared), self.layers)]
         probes = [
             _probe(name, train[name][rows], train_y[rows], test[name], test_y, self.penalty, self.neighbours)
             for name in names
@@ -173,18 +174,6 @@ def _probe(
         alignment=alignment(test_x, test_y),
         uniformity=uniformity(test_x) if len(test_x) > 1 else float("nan"),
     )
-
-
-def _rows(bench: Workbench, count: int, most: int, name: str) -> Tensor:
-    if count <= most:
-        return torch.arange(count)
-    return torch.randperm(count, generator=bench.generator(name))[:most].sort().values
-
-
-def _evenly(names: list[str], most: int) -> list[str]:
-    if len(names) <= most or most == 1:
-        return names[-most:]
-    return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]
 
 
 def _curve(probes: list[_Probe], network: int, count: int) -> Curve:

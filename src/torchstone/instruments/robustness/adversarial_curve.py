@@ -106,8 +106,7 @@ class _Target:
     def of(cls, bench: Workbench, most: int, name: str) -> _Target:
         specimen = bench.specimen
         split = "test" if specimen.has("test") else "train"
-        count = min(most, specimen.size(split))
-        chosen = torch.randperm(specimen.size(split), generator=bench.generator(name))[:count].sort().values
+        chosen = bench.sample(split, most, name)
         parts = [
             batches.move(batch, specimen.device, specimen.dtype)
             for batch in specimen.split(split).take(chosen)

@@ -104,7 +104,7 @@ def judge(value: float, clean: float, classes: bool) -> Verdict:
 def _corrupted_rows(bench: Workbench, most: int, name: str, classes: bool) -> _Rows:
     specimen = bench.specimen
     split = "test" if specimen.has("test") else "train"
-    chosen = torch.randperm(specimen.size(split), generator=bench.generator(name))[:most].sort().values
+    chosen = bench.sample(split, most, name)
     parts = [
         batches.move(batch, specimen.device, specimen.dtype) for batch in specimen.split(split).take(chosen)
     ]
