@@ -86,16 +86,16 @@ def judge(dead: float, saturated: float, drift: float) -> Verdict:
     """Judge the worst layer's dead share, the worst layer's saturated share and the drift of the variance.
 
     Returns:
-        Poor where half of a layer is lost or the variance drifts by e^6, attention at a fifth of that or half of it.
+        Poor where half of a layer is lost or the variance drifts by e^6, attention at half of that.
     """
-    threshold = f"no layer with more than 10% dead or 20% saturated units (poor: 50%); variance drift below e^{DRIFT_LIMIT:g}"
+    threshold = f"no layer with more than 25% dead or saturated units (poor: 50%); variance drift below e^{DRIFT_LIMIT:g}"
     source = (
         "drift: Schoenholz et al. 2017, section 5; shares: convention of this report after Glorot & Bengio 2010, "
         "figure 2"
     )
     problems = [
-        (f"{dead:.0%} of a layer's units are dead", dead, 0.1, 0.5),
-        (f"a layer is saturated {saturated:.0%} of the time", saturated, 0.2, 0.5),
+        (f"{dead:.0%} of a layer's units are dead", dead, 0.25, 0.5),
+        (f"a layer is saturated {saturated:.0%} of the time", saturated, 0.25, 0.5),
         (f"the signal's mean square changes by e^{drift:.1f}", abs(drift), DRIFT_LIMIT / 2, DRIFT_LIMIT),
     ]
     poor = [words for words, value, _, limit in problems if not value <= limit]
@@ -276,12 +276,12 @@ def _remedies(verdict: Verdict, dead: float, saturated: float, drift: float) -> 
     if verdict.level is Level.GOOD:
         return ()
     remedies = []
-    if dead > 0.1:
+    if dead > 0.25:
         remedies.append(
             Remedy("Lower the learning rate or the biases' step; dead ReLUs rarely come back.", "")
         )
         remedies.append(Remedy("Use an activation without a dead side.", "torch.nn.LeakyReLU"))
-    if saturated > 0.2:
+    if saturated > 0.25:
         remedies.append(
             Remedy(
                 "Start with smaller weights (Xavier) or normalise the layer's inputs.", "torch.nn.LayerNorm"
