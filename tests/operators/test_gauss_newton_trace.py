@@ -286,6 +286,47 @@ FEED_FORWARD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (3, 4),
     ),
     "an unused parameter": (lambda: Function(lambda m, x: m.inner[0](x), nn.Linear(4, 3), idle=(2,)), (4,)),
+    "cross attention": (
+        lambda: Function(
+            lambda m, x: m.inner[1](m.inner[0](x, x.flip(1), x.flip(1), need_weights=False)[0].mean(1)),
+            nn.MultiheadAttention(4, 2, batch_first=True),
+            nn.Linear(4, 3),
+        ),
+        (3, 4),
+    ),
+    "positions from a parameter that is longer": (
+        lambda: Function(
+            lambda m, x: m.inner[0]((x + m.p[:, 1:4]).tanh() * m.p[0, -1, 2]),
+            nn.Sequential(*head(12)),
+            p=(1, 5, 4),
+        ),
+        (3, 4),
+    ),
+    "positions from a table": (
+        lambda: Function(
+            lambda m, x: m.inner[1]((x + m.inner[0](torch.arange(3)[None])).tanh()),
+            nn.Embedding(5, 4),
+            nn.Sequential(*head(12)),
+        ),
+        (3, 4),
+    ),
+    "as many positions from a table as examples, some twice": (
+        lambda: Function(
+            lambda m, x: m.inner[1]((x + m.inner[0](torch.tensor([0, 1, 1, 2]))).tanh()),
+            nn.Embedding(5, 4, padding_idx=2),
+            nn.Sequential(*head(16)),
+        ),
+        (4, 4),
+    ),
+    "rows of a table as weights": (
+        lambda: Function(
+            lambda m, x: (
+                F.linear(x, m.inner[0](torch.tensor([2, 0, 2]))) + F.linear(x, m.inner[0].weight[1:4])
+            ),
+            nn.Embedding(5, 4),
+        ),
+        (4,),
+    ),
     "a pruned layer": (
         lambda: Function(
             lambda m, x: F.linear(x, m.w * torch.eye(3, 4, dtype=x.dtype), m.b), w=(3, 4), b=(3,)
@@ -324,15 +365,6 @@ FALLBACK: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[str, .
         lambda: Function(lambda m, x: F.linear(x, m.a @ m.b), a=(3, 2), b=(2, 4)),
         (4,),
         ("a", "b"),
-    ),
-    "cross attention": (
-        lambda: Function(
-            lambda m, x: m.inner[1](m.inner[0](x, x.flip(1), x.flip(1), need_weights=False)[0].mean(1)),
-            nn.MultiheadAttention(4, 2, batch_first=True),
-            nn.Linear(4, 3),
-        ),
-        (3, 4),
-        ("inner.0.in_proj_weight", "inner.0.in_proj_bias"),
     ),
 }
 

@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge
 
 from torchstone.batches import Batch
 from torchstone.operators.example_gradients import ExampleNorms, draw_scales, find_uses, vmapped_norms
-from torchstone.operators.example_gradients.uses import output_shape
+from torchstone.operators.example_gradients.uses import Use, output_shape
 from torchstone.operators.graph import Node, nodes_of
 from torchstone.specimen import Specimen
 
@@ -48,22 +48,35 @@ class BatchTraces:
     ) -> BatchTraces:
         """Sort the parameters by how they are used, and find the examples in every signal.
 
-        Cost: two backward passes.
+        Cost: two backward passes, four where some parameter is a table.
         """
         made = cls(specimen, batch, outputs)
-        for name, uses in find_uses(nodes_of(outputs), parameters).items():
-            norms = ExampleNorms.of(uses, columns)
-            if not uses and parameters[name] is not outputs:
-                made.idle.append(name)
-            elif norms is None or not uses:
-                made.loose.append(name)
+        nodes = nodes_of(outputs)
+        for name, uses in find_uses(nodes, parameters).items():
+            if uses or parameters[name] is outputs:
+                made._try(name, uses, columns)
             else:
-                made.ruled[name] = norms
+                made.idle.append(name)
+        made._locate()
+        # A table that every example reads in the same places, such as one of positions, is the use of what was read.
+        again = {name: parameters[name] for name in made.loose}
+        made.loose = []
+        for name, uses in find_uses(nodes, again, through_tables=True).items():
+            made._try(name, uses, columns)
         made._locate()
         return made
 
+    def _try(self, name: str, uses: list[Use], columns: int) -> None:
+        norms = ExampleNorms.of(uses, columns) if uses else None
+        if norms is None:
+            self.loose.append(name)
+        else:
+            self.ruled[name] = norms
+
     def _locate(self) -> None:
-        if not self.ruled:
+        """Find the examples in the signals of parameters that are new; those where they cannot be found are loose."""
+        fresh = {name: norms for name, norms in self.ruled.items() if not norms.located}
+        if not fresh:
             return
         examples = self.outputs.shape[0]
         scales = draw_scales(examples, self.outputs.device)
@@ -71,7 +84,7 @@ class BatchTraces:
         cotangent = torch.randn(self.outputs.shape, generator=generator).to(self.outputs)
         scaled = cotangent * scales.to(cotangent.dtype).reshape(-1, *(1,) * (cotangent.ndim - 1))
         first, second = self._signals(cotangent), self._signals(scaled)
-        for name, norms in list(self.ruled.items()):
+        for name, norms in fresh.items():
             if not norms.locate(first, second, scales):
                 del self.ruled[name]
                 self.loose.append(name)

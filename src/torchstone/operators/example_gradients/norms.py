@@ -63,6 +63,11 @@ class ExampleNorms:
             return None
         return cls(made, columns)
 
+    @property
+    def located(self) -> bool:
+        """Whether the examples were found in every signal."""
+        return len(self._layouts) == len(self.uses)
+
     @torch.no_grad()
     def locate(
         self, signals: Mapping[Node, Tensor], scaled: Mapping[Node, Tensor], scales: Float[Tensor, " n"]
@@ -179,7 +184,7 @@ class ExampleNorms:
                 made = explicit(use, rows, _widened(activations))
             else:
                 made = use.gradients(_widened(signal), layout, examples)
-            made = made if len(self.uses) == 1 else use.use.pull_back(made)
+            made = made if len(self.uses) == 1 and use.use.keeps_norms else use.use.pull_back(made)
             total = made if total is None else total + made
         assert total is not None
         return total
@@ -191,7 +196,7 @@ def _stack_as_positions(uses: list[OuterUse | DirectUse]) -> bool:
     if len(outer) < len(uses):
         return False
     if len(outer) == 1:
-        return True
+        return outer[0].use.keeps_norms
     kinds = {(use.activation_first, use.one_hot, use.use.signature, use.use.node.name()) for use in outer}
     return len(kinds) == 1 and next(iter(kinds))[2] in ((), ("TBackward0",))
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchstone.operators.example_gradients.uses import Use
+from torchstone.operators.example_gradients.uses import Use, signed
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,10 @@ def _embedding(use: Use) -> OuterUse | None:
     if node._saved_scale_grad_by_freq or use.chain:
         return None
     indices = node._saved_indices
-    padding = indices == _signed(node._saved_padding_idx)
+    padding = indices == signed(node._saved_padding_idx)
     rows = lambda signal: signal.masked_fill(padding[..., None], 0.0)[None]
     axes = {axis: axis + 1 for axis in range(indices.ndim)}
     return OuterUse(use, rows, indices[None], axes, activation_first=True, one_hot=use.shape[0])
-
-
-def _signed(number: int) -> int:
-    return number - 2**64 if number >= 2**63 else number
 
 
 def _convolution(use: Use) -> OuterUse | None:
