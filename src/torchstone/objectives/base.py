@@ -113,7 +113,8 @@ class Supervised(Objective):
             return self._find_target(batch)
         key = self._key(batch)
         try:
-            found = _entries(batch)[key] if isinstance(key, str) else batch[key]
+            by_name = isinstance(key, str) and not isinstance(batch, tuple | list)
+            found = _entries(batch)[key] if by_name else batch[key]
         except (KeyError, IndexError, TypeError):
             raise BatchError(
                 f"The batch must hold a target under {key!r}",
