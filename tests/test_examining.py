@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jsonschema
 import pytest
 import torch
 from torch import nn
@@ -21,8 +22,9 @@ from torchstone.instruments.measurement import measure
 from torchstone.journal import FILE_NAME, Journal
 from torchstone.objectives import Classification
 from torchstone.plan import Plan
-from torchstone.progress import Progress, remaining_seconds
+from torchstone.progress import Progress, _clock, remaining_seconds
 from torchstone.reading import CostClass, Level, Meta, Question, Reading, Verdict
+from torchstone.recipe import Recipe
 from torchstone.specimen import Specimen
 from torchstone.testing import model_state, same_state
 from torchstone.workbench import Workbench
@@ -270,3 +272,102 @@ def test_progress_is_silent_off_a_terminal_and_shown_on_request(capsys: pytest.C
     with Progress(show=True) as shown:
         shown.step("Hessian trace", [], [CostClass.SECONDS])
     assert "Hessian trace" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"plan": 3}, "plan must be a name or a Plan; got int"),
+        ({"plan": None}, "plan must be a name or a Plan"),
+        ({"plan": "thorough"}, "quick, standard, deep; got 'thorough'"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"seed": 1.0}, "seed must be a whole number"),
+        ({"seed": "0"}, "seed must be a whole number"),
+        ({"seed": 2**32}, "seed must be a whole number"),
+        ({"only": [Probe]}, "instruments with their settings; got <class"),
+        ({"only": [3]}, "instruments with their settings; got 3"),
+        ({"only": [Probe(), Probe(fails="x")]}, "can run once; got probe twice"),
+        ({"only": ["margins", "margins"]}, "can run once; got margins twice"),
+        ({"only": []}, "At least one instrument must run"),
+        ({"skip": ["nonsense"]}, "got 'nonsense'"),
+        ({"only": [Probe()], "settings": {"nonsense": {}}}, "got 'nonsense'"),
+        ({"only": [Probe()], "settings": {"margins": {"nothing": 1}}}, "margins has the settings"),
+        ({"only": [Probe()], "settings": {"margins": {"quantile": -1}}}, "margins.quantile must be"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_before_anything_is_written(
+    tmp_path: Path, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(SettingError) as error:
+        examine(specimen(), output=tmp_path / "out", **arguments)
+    assert words in str(error.value)
+    assert not (tmp_path / "out").exists()
+    assert CALLS == []
+
+
+def test_one_name_need_not_be_a_list() -> None:
+    assert list(examine(specimen(), only="margins").readings) == ["margins"]  # pyright: ignore[reportArgumentType]
+
+
+def test_settings_reach_their_instrument() -> None:
+    found = examine(specimen(), only=["margins"], settings={"margins": {"quantile": 0.25}})
+    assert found.readings["margins"].settings["quantile"] == 0.25
+
+
+def test_a_changed_recipe_is_another_examination(tmp_path: Path) -> None:
+    """Readings about the learning rate would be stale."""
+    examine(specimen(), only=[Probe()], output=tmp_path)
+    other = specimen()
+    other.recipe = Recipe(lr=0.5)
+    with pytest.raises(OutputError, match="recipe"):
+        examine(other, only=[Probe()], output=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["examination.json", "report.html"])
+def test_a_full_disk_at_the_very_end_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    real = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError, match=f"{name} must be writable; got No space left"):
+        examine(specimen(), only=[Probe()], output=tmp_path)
+    assert not (tmp_path / name).exists()
+    assert not list(tmp_path.glob(".*"))
+    monkeypatch.undo()
+    assert examine(specimen(), only=[Probe()], output=tmp_path).complete
+    assert CALLS == ["probe"]  # from the journal
+
+
+def test_an_instrument_whose_reading_cannot_be_written_spoils_nothing_else(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Unwritable(Probe):
+        META: ClassVar[Meta] = replace(Probe.META, id="unwritable")
+
+        def measure(self, bench: Workbench) -> Reading:
+            return replace(Reading.not_applicable(self.META, "x"), notes=(object(),))  # pyright: ignore[reportArgumentType]
+
+    found = examine(specimen(), only=[Unwritable(), Probe()], output=tmp_path)
+    assert found.readings["unwritable"].verdict.level is Level.ERROR
+    assert found.readings["probe"].value == 1
+    assert Examination.load(tmp_path / "examination.json") == found
+
+
+def test_a_real_examination_fits_the_published_schema(tmp_path: Path) -> None:
+    schema = json.loads((Path(__file__).parents[1] / "docs/schema/examination-1.json").read_text())
+    found = examine(specimen(), "quick", output=tmp_path)
+    assert len(found.readings) >= 8
+    text = (tmp_path / "examination.json").read_text()
+    jsonschema.validate(json.loads(text), schema)
+    assert Examination.from_json(text) == found
+
+
+@pytest.mark.parametrize("seconds", [59.6, 3599.0, 3700.0])
+def test_hours_are_shown_as_hours(seconds: float) -> None:
+    clocks = {59.6: "01:00", 3599.0: "59:59", 3700.0: "1:01:40"}
+    assert _clock(seconds) == clocks[seconds]

@@ -113,8 +113,9 @@ class Supervised(Objective):
             return self._find_target(batch)
         key = self._key(batch)
         try:
+            by_position: Any = batch  # a name under a tuple is a TypeError, like any other wrong key
             by_name = isinstance(key, str) and not isinstance(batch, tuple | list)
-            found = _entries(batch)[key] if by_name else batch[key]
+            found = _entries(batch)[str(key)] if by_name else by_position[key]
         except (KeyError, IndexError, TypeError):
             raise BatchError(
                 f"The batch must hold a target under {key!r}",
