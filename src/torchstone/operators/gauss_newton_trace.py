@@ -115,6 +115,8 @@ class _Work:
     def take(self, batch: Batch) -> None:
         """One batch, in pieces where memory demands it."""
         count = self.specimen.objective.size(batch)
+        if self.piece is None and count > 2:
+            self.piece = self._measure(self.specimen.objective.take(batch, torch.arange(2)))
         start = 0
         while start < count:
             stop = min(count, start + (self.piece or count))
@@ -125,6 +127,14 @@ class _Work:
                 self.piece = fits
             else:
                 start = stop
+
+    def _measure(self, batch: Batch) -> int:
+        """How many examples like these fit the memory."""
+        outputs = self.specimen.forward(batch)
+        if not outputs.requires_grad:
+            return self.memory_bytes
+        traces = BatchTraces.of(self.specimen, batch, outputs, self.specimen.trainable, self.max_columns)
+        return max(1, self.memory_bytes // max(1, traces.bytes_per_example()))
 
     def _of_piece(self, batch: Batch) -> int:
         """Work off a piece if it fits the memory; the number of examples that would."""

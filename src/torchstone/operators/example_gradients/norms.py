@@ -121,7 +121,7 @@ class ExampleNorms:
             largest = 3 * self._groups() * self._positions() ** 2
         elif self._way == "lengths":
             largest = 0
-        return 8 * (rows + largest)
+        return max(4, self.uses[0].use.parameter.element_size()) * (rows + largest)
 
     @torch.no_grad()
     def add(self, signals: Mapping[Node, Tensor], signs: Float[Tensor, " n"]) -> None:
