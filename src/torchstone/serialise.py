@@ -106,9 +106,11 @@ def _from_union(members: tuple[Any, ...], data: Any, where: str) -> Any:
         named = {
             member.__name__: member for member in members if isinstance(member, type) and is_dataclass(member)
         }
-        _expect(data.get("type") in named, where, f"one of {sorted(named)} under 'type'", data.get("type"))
-        return _from_object(named[data["type"]], data, where)
-    if isinstance(data, list):  # the only list in our unions is a tuple of settings
+        name = data.get("type")
+        known = isinstance(name, str) and name in named
+        _expect(known, where, f"one of {sorted(named)} under 'type'", name)
+        return _from_object(named[str(name)], data, where)
+    if isinstance(data, list) and any(map(_is_recursive, members)):  # a tuple of settings
         return tuple(_from_union(members, item, f"{where}[{i}]") for i, item in enumerate(data))
     # A number keeps its kind: 1 stays an int and 1.0 a float, so that reading back gives what was written.
     if any(type(data) is member for member in members):
