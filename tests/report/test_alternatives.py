@@ -97,7 +97,9 @@ def test_long_data_tables_keep_their_ends():
 
 
 def test_names_belong_to_the_positions_of_the_lines_wherever_they_start() -> None:
-    curve = Curve("t", Axis("layer"), Axis("y"), (Line("l", (1, 2, 3), (5, 6, 7)),), ticks=("conv", "relu", "head"))
+    curve = Curve(
+        "t", Axis("layer"), Axis("y"), (Line("l", (1, 2, 3), (5, 6, 7)),), ticks=("conv", "relu", "head")
+    )
     assert curve.tick_names() == {1.0: "conv", 2.0: "relu", 3.0: "head"}
     text = alternative(curve)
     assert "from 5 at conv to 7 at head" in text
