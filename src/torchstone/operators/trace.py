@@ -139,7 +139,7 @@ def hessian_trace(
     names = [
         name for name in specimen.trainable if name in gauss_newton.curved or name in gauss_newton.missing
     ]
-    known = sum(map(gauss_newton.value, gauss_newton.by_example))
+    known = math.fsum(map(gauss_newton.value, gauss_newton.by_example))
     variance = total_variance(gauss_newton)
     if not names:
         converged = variance**0.5 <= tolerance * abs(known)
