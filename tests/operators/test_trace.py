@@ -241,7 +241,7 @@ def test_flat_losses_have_trace_zero() -> None:
 
 def test_settings_out_of_range_are_refused() -> None:
     specimen = small_tanh()
-    with pytest.raises(SettingError, match="tolerance must be positive; got 0.0"):
+    with pytest.raises(SettingError, match=r"tolerance must be positive; got 0\.0"):
         hessian_trace(specimen, tolerance=0.0, generator=generator())
     with pytest.raises(SettingError, match="min_probes must be at least 2; got 1"):
         hessian_trace(specimen, min_probes=1, generator=generator())
