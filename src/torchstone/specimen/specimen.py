@@ -129,9 +129,15 @@ class Specimen:
 
     # -- loops over data -------------------------------------------------------------------------------------------
 
-    def batches(self, split: str = "train") -> Iterator[Batch]:
-        """The batches of a split in their fixed order, on the model's device, floats in the model's type."""
-        for batch in self.split(split):
+    def batches(self, split: str = "train", rows: Tensor | None = None) -> Iterator[Batch]:
+        """The batches of a split in their fixed order, on the model's device, floats in the model's type.
+
+        Args:
+            split: Part of the data.
+            rows: Increasing indices of the examples to keep; None for all.
+        """
+        part = self.split(split)
+        for batch in part if rows is None or len(rows) == part.size else part.take(rows):
             yield batches.move(batch, self.device, self.dtype)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -148,14 +154,17 @@ class Specimen:
         return one_per_example(self.objective.losses(outputs, batch), self.objective.size(batch))
 
     def grad(self, value: Any, inputs: Any, batch: Batch, **options: Any) -> tuple[Tensor, ...]:
-        """`torch.autograd.grad` of values over a batch, counted as one backward pass; unused inputs give zeros."""
+        """`torch.autograd.grad` of values over a batch, counted as one backward pass.
+
+        Unused inputs give zeros, or None where `options` say `materialize_grads=False`.
+        """
         self.passes.backward += self.objective.size(batch)
         values = (value,) if isinstance(value, Tensor) else tuple(value)
         if not any(one.requires_grad for one in values):  # nothing that is differentiated was used
             return tuple(
                 torch.zeros_like(one) for one in ((inputs,) if isinstance(inputs, Tensor) else inputs)
             )
-        return torch.autograd.grad(value, inputs, materialize_grads=True, **options)
+        return torch.autograd.grad(value, inputs, **{"materialize_grads": True, **options})
 
     def sum_over(self, function: Callable[[Batch], Any], split: str = "train") -> Any:
         """Sum of `function(batch)` over the batches of a split, accumulated in float64.

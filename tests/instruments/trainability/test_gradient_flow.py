@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -118,7 +119,7 @@ def test_a_random_tanh_network_decays_as_mean_field_theory_says() -> None:
                     )
                     layer.bias.copy_(torch.randn(layer.bias.shape, generator=generator) * bias_variance**0.5)
         x = math.sqrt(q) * torch.randn(8, width, generator=generator)
-        squared = backward_signals(Specimen(model, Regression(), (x, torch.ones(8, 1))), 8).layers
+        squared = backward_signals(Specimen(model, Regression(), (x, torch.ones(8, 1)))).layers
         profile = Profile.of(list(squared)[:40], torch.stack(list(squared.values())[:40], dim=1))
         assert profile is not None
         slopes.append(profile.change / 39)
@@ -133,7 +134,7 @@ def test_signals_against_plain_autograd_also_past_in_place_activations() -> None
             for parameter in model.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) / 5)
         x, y = data(9)
-        found = backward_signals(Specimen(model, Classification(), (x, y), batch_size=4), 9).layers
+        found = backward_signals(Specimen(model, Classification(), (x, y), batch_size=4)).layers
         z = F.linear(x, model[0].weight, model[0].bias).detach().requires_grad_(True)  # pyright: ignore[reportArgumentType]
         scores = model[2](torch.relu(z))
         expected = torch.autograd.grad(F.cross_entropy(scores, y, reduction="sum"), z)[0].square().sum(1)
@@ -169,8 +170,6 @@ def test_the_error_bar_is_that_of_the_mean_over_examples() -> None:
     squared = torch.exp(torch.randn(50, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64))
     profile = Profile.of(list("abcdef"), squared)
     assert profile is not None
-    import numpy as np
-
     slopes = np.polyfit(np.arange(6), squared.log().numpy().T, 1)[0]
     assert profile.change == pytest.approx(-5 * slopes.mean())
     assert profile.standard_error == pytest.approx(5 * slopes.std(ddof=1) / math.sqrt(50))
@@ -182,8 +181,205 @@ def test_examples_without_a_gradient_are_left_out_and_said() -> None:
     profile = Profile.of(["a", "b", "c"], squared)
     assert profile is not None
     assert profile.zero == 0.25
+    assert profile.blocked == 0
     assert Profile.of(["a"], torch.ones(4, 1)) is None
     assert Profile.of(["a", "b"], torch.zeros(4, 2)) is None
+
+
+def test_each_line_goes_through_the_columns_that_have_a_gradient() -> None:
+    """Zeros after a sequence's end and at branches that start at zero are left out; positions stay what they are."""
+    generator = torch.Generator().manual_seed(8)
+    squared = torch.exp(torch.randn(30, 7, generator=generator, dtype=torch.float64))
+    squared[:, 3] = 0
+    squared[:10, 5:] = 0
+    profile = Profile.of(list("abcdefg"), squared)
+    assert profile is not None
+    changes = []
+    for row in squared.numpy():
+        used = np.flatnonzero(row)
+        changes.append(-np.polyfit(used, np.log(row[used]), 1)[0] * used[-1])
+    assert profile.change == pytest.approx(np.mean(changes))
+    assert profile.standard_error == pytest.approx(np.std(changes, ddof=1) / math.sqrt(30))
+    assert profile.skipped == ("d",)
+    assert profile.names == tuple("abcefg")
+    assert profile.means[3] == pytest.approx(float(squared[:, 4].log().mean()))
+    assert profile.means[5] == pytest.approx(float(squared[10:, 6].log().mean()))
+
+
+def test_gradients_that_are_exactly_zero_at_the_first_layer_have_vanished() -> None:
+    squared = torch.ones(10, 3)
+    squared[:4, :2] = 0
+    some = Profile.of(["a", "b", "c"], squared)
+    assert some is not None
+    assert (some.change, some.blocked) == (0.0, 0.4)
+    squared[:6, :2] = 0
+    most = Profile.of(["a", "b", "c"], squared)
+    assert most is not None
+    assert most.change == -math.inf
+    squared[:, :2] = 0
+    every = Profile.of(["a", "b", "c"], squared)
+    assert every is not None
+    assert (every.change, every.blocked, every.names) == (-math.inf, 1.0, ("c",))
+
+
+def test_gradients_that_overflow_explode() -> None:
+    squared = torch.ones(10, 3)
+    squared[:6, 0] = math.inf
+    squared[5, 0] = math.nan
+    profile = Profile.of(["a", "b", "c"], squared)
+    assert profile is not None
+    assert profile.change == math.inf
+    assert judge(profile.change).level is Level.POOR
+
+
+class Blocks(nn.Module):
+    """Fifteen blocks of two layers, whose last layers start at zero (Zhang, Dauphin & Ma 2019)."""
+
+    def __init__(self, skip: bool) -> None:
+        super().__init__()
+        self.skip = skip
+        self.into = nn.ModuleList(nn.Linear(64, 64) for _ in range(15))
+        self.back = nn.ModuleList(nn.Linear(64, 64) for _ in range(15))
+        self.stem, self.head = nn.Linear(64, 64), nn.Linear(64, 10)
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * (2 / 64) ** 0.5)
+            for layer in self.back:
+                for parameter in layer.parameters():
+                    parameter.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for into, back in zip(self.into, self.back, strict=True):
+            branch = back(F.relu(into(x)))
+            x = x + branch if self.skip else branch
+        return self.head(x)
+
+
+def test_branches_that_start_at_zero_are_healthy_until_their_skips_are_removed() -> None:
+    healthy = flow(Blocks(skip=True))
+    assert healthy.verdict.level is Level.GOOD
+    assert any("branches that start at zero" in note for note in healthy.notes)
+    removed = flow(Blocks(skip=False))
+    assert removed.value == -math.inf
+    assert removed.verdict.level is Level.POOR
+    assert removed.uncertainty is None
+    assert "no gradient at all reaches" in removed.headline
+
+
+def test_a_dead_layer_lets_no_gradient_through() -> None:
+    model: Any = plain()
+    with torch.no_grad():
+        for layer in model[22::2]:
+            layer.bias.fill_(0.1)
+        model[20].bias.fill_(-1000.0)
+    reading = flow(model)
+    assert reading.verdict.level is Level.POOR
+    assert "the first that gets any is 22" in reading.headline
+
+
+def test_gradients_below_the_range_of_the_type_have_vanished() -> None:
+    reading = flow(plain(1e-3))
+    assert reading.value == -math.inf
+    assert reading.verdict.level is Level.POOR
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_the_last_state_of_a_recurrent_layer_counts_as_its_output(batch_first: bool) -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.gru, self.head = (
+                nn.Linear(4, 6),
+                nn.GRU(6, 8, batch_first=batch_first),
+                nn.Linear(8, 3),
+            )
+            generator = torch.Generator().manual_seed(9)
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.into(x if batch_first else x.transpose(0, 1))
+            return self.head(self.gru(hidden)[1][0])
+
+    x = torch.randn(20, 5, 4, generator=torch.Generator().manual_seed(6))
+    specimen = Specimen(Last(), Classification(), (x, x[:, -1, :3].argmax(1)), batch_size=7)
+    found = backward_signals(specimen)
+    assert list(found.layers) == ["into", "gru", "head"]
+    assert all(bool((squared > 0).all()) for squared in found.layers.values())
+    assert found.steps["gru"].shape == (20, 5)
+    # The gradient at the recurrent layer's input is that at the output of the layer before it.
+    assert torch.allclose(found.steps["gru"].sum(1), found.layers["into"])
+
+
+def test_layers_that_the_loss_does_not_use_are_left_out() -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle, self.first, self.head = nn.Linear(64, 2), nn.Linear(64, 8), nn.Linear(8, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.idle(x)
+            return self.head(self.first(x))
+
+    assert list(backward_signals(Specimen(Idle(), Classification(), data())).layers) == ["first", "head"]
+
+
+def test_a_sample_is_drawn_from_all_of_the_data() -> None:
+    """The data are sorted: their first rows are not like the rest."""
+    x, y = data(200)
+    x[:100] *= 1e-3
+    bench = Workbench.on(Specimen(plain(), Classification(), (x, y)))
+    reading = measure(GradientFlow(examples=20), bench)
+    rows = bench.sample("train", 20, "gradient_flow")
+    assert 0 < int((rows < 100).sum()) < 20
+    squared = backward_signals(Specimen(plain(), Classification(), (x[rows], y[rows]))).layers
+    expected = Profile.of(list(squared), torch.stack(list(squared.values()), dim=1))
+    assert expected is not None
+    assert reading.value == pytest.approx(expected.change, rel=1e-6)
+    assert "Gradients of 20 training examples." in reading.notes
+    assert measure(GradientFlow(examples=20), bench).without_cost() == reading.without_cost()
+
+
+class Styles(nn.Module):
+    """The same network with modules, in-place modules and functions."""
+
+    def __init__(self, style: str) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(5))
+        self.head, self.style = nn.Linear(64, 10), style
+        self.activation = nn.ReLU(inplace=style == "in place")
+        generator = torch.Generator().manual_seed(10)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+            x = F.relu(x) if self.style == "function" else self.activation(x)
+        return self.head(x)
+
+
+def test_the_style_of_the_activation_does_not_matter() -> None:
+    readings = [flow(Styles(style)) for style in ("module", "in place", "function")]
+    assert readings[0].value == readings[1].value == readings[2].value
+    assert readings[0].details == readings[1].details == readings[2].details
+
+
+def test_remedies_fit_where_the_gradient_is_lost() -> None:
+    blocks = lambda reading: [remedy.block for remedy in reading.remedies]
+    assert "torch.nn.init.kaiming_normal_" in blocks(flow(plain(0.1)))
+    assert "torch.nn.utils.clip_grad_norm_" in blocks(flow(plain(10.0)))
+    assert blocks(flow(plain())) == []
+
+
+def test_one_layer_has_no_depth() -> None:
+    reading = flow(nn.Linear(64, 10))
+    assert reading.verdict.level is Level.NOT_APPLICABLE
+    assert "at least two layers with weights" in reading.verdict.reason
 
 
 def test_judgement() -> None:
@@ -193,6 +389,11 @@ def test_judgement() -> None:
     assert judge(float("nan")).level is Level.POOR
     assert "vanish" in judge(-7).reason
     assert "explode" in judge(7).reason
+    for change in (0.0, 3.5, -math.inf):
+        assert "6 depth scales" in judge(change).threshold
+        assert "Schoenholz et al. 2017" in judge(change).source
+    assert judge(3.0).level is Level.GOOD
+    assert judge(6.0).level is Level.ATTENTION
 
 
 def test_bad_settings_are_named() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torchstone.errors import NotApplicableError
 from torchstone.instruments.settings import require_between
 from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Remedy, Verdict
 from torchstone.workbench import Workbench
-from torchstone.workbench.signals import BOUNDS, watching_activations
+from torchstone.workbench.activations import Shape, watching_activations
 
 # The forward signal is given the same six depth scales as the backward one: its variance may change by e^6.
 DRIFT_LIMIT = 6.0
@@ -23,12 +24,13 @@ DRIFT_LIMIT = 6.0
 
 @dataclass(frozen=True)
 class ActivationHealth:
-    """Share of units that are dead or saturated, and the drift of the signal's variance over the layers.
+    """Share of units that are dead or saturated, and the drift of the signal's size over the layers.
 
-    A unit (a channel of a convolution) is dead when its activation takes one single value over all examples and
-    positions, so no gradient passes through it. It is saturated on an example when its output lies within `margin` of a
-    bound of a two-sided activation (tanh, sigmoid). The drift is |log| of the ratio of the largest to the smallest mean
-    square of the weight layers' outputs between the first and the last.
+    A unit (a channel of a map) is dead when its activation is flat at every input it gets, over all examples and
+    positions: no gradient passes through it. It is saturated on an example when its output lies within `margin` of a
+    bound of a two-sided activation (tanh, sigmoid); sigmoids whose outputs are multiplied with something are gates,
+    which may rest at their bounds, and are shown but not judged. The drift is the fitted change of the logarithm of the
+    mean square of what enters the weight layers, from the second layer (the first gets the data) to the last.
 
     Cost: one forward pass. Bias: a unit dead on these examples may live on others; the notes say how rarely.
     Source: LeCun, Bottou, Orr & Muller 1998, section 4.3 (variance one); Glorot & Bengio 2010, section 3 (saturation);
@@ -59,7 +61,7 @@ class ActivationHealth:
         units = sum(one.units for one in activations.values())
         dead = sum(one.dead for one in activations.values()) / units if units else 0.0
         worst_dead = max((one.dead / one.units for one in activations.values()), default=0.0)
-        saturated = max((one.saturated for one in activations.values()), default=0.0)
+        saturated = max((one.saturated for one in activations.values() if one.judged), default=0.0)
         drift = signal_drift([square.mean for square in signal.values()])
         verdict = judge(worst_dead, saturated, drift)
         examples = bench.specimen.size("train")
@@ -69,9 +71,9 @@ class ActivationHealth:
             verdict=verdict,
             headline=_headline(activations, dead, saturated, drift),
             explanation=(
-                "Dead: one single output value over all examples, so no gradient passes. Saturated: output within "
-                f"{self.margin:.0%} of a bound of tanh or sigmoid. Drift: change of the mean square of the layers' "
-                "outputs from the first weight layer to the last, as a logarithm."
+                "Dead: flat at every input, so no gradient passes. Saturated: output within "
+                f"{self.margin:.0%} of a bound of tanh or sigmoid, gates apart. Drift: change of the mean square of what "
+                "enters the weight layers, from the second to the last, as a logarithm."
             ),
             remedies=_remedies(verdict, worst_dead, saturated, drift),
             details=_details(activations, signal),
@@ -96,7 +98,7 @@ def judge(dead: float, saturated: float, drift: float) -> Verdict:
     problems = [
         (f"{dead:.0%} of a layer's units are dead", dead, 0.25, 0.5),
         (f"a layer is saturated {saturated:.0%} of the time", saturated, 0.25, 0.5),
-        (f"the signal's mean square changes by e^{drift:.1f}", abs(drift), DRIFT_LIMIT / 2, DRIFT_LIMIT),
+        (_drift_words(drift), abs(drift), DRIFT_LIMIT / 2, DRIFT_LIMIT),
     ]
     poor = [words for words, value, _, limit in problems if not value <= limit]
     if poor:
@@ -107,31 +109,45 @@ def judge(dead: float, saturated: float, drift: float) -> Verdict:
     return Verdict(Level.GOOD, "units are alive and the signal keeps its size", threshold, source)
 
 
-def signal_drift(mean_squares: list[float]) -> float:
-    """Change of log mean square from the first layer to the last but one, by a fitted line; 0 for fewer than three.
+def _drift_words(drift: float) -> str:
+    if drift == -math.inf:
+        return "no signal reaches the last layer"
+    if not math.isfinite(drift):
+        return "the signal overflows"
+    return f"the signal's mean square changes by e^{drift:.1f}"
 
-    The last layer's scale is set by the loss, not by propagation, so it is left out.
+
+def signal_drift(mean_squares: list[float]) -> float:
+    """Fitted change of log mean square from the second layer's input to the last one's; 0 for fewer than three layers.
+
+    The first layer's input is the data, in a unit of its own. Inputs of exactly zero belong to branches that start at
+    zero and say nothing, except at the last layer: then nothing arrives.
     """
-    values = mean_squares[:-1]
+    values = torch.tensor(mean_squares[1:], dtype=torch.float64)
     if len(values) < 2:
         return 0.0
-    if min(values) <= 0:
+    if values[-1] == 0:
         return -math.inf
-    logs = torch.tensor(values, dtype=torch.float64).log()
-    position = torch.arange(len(values), dtype=torch.float64)
+    if not bool(values.isfinite().all()):
+        return math.inf
+    position = torch.arange(len(values), dtype=torch.float64)[values > 0]
+    logs = values[values > 0].log()
+    if len(logs) < 2:
+        return 0.0
     centred = position - position.mean()
     return float((logs @ centred) / centred.square().sum() * (len(values) - 1))
 
 
 @dataclass
 class _Activation:
-    """Running record of one activation function's outputs, per unit."""
+    """Running record of one activation function: least and greatest input of each unit, outputs near a bound."""
 
-    kind: str
+    shape: Shape
     low: Tensor
     high: Tensor
     near_bound: float = 0.0
     seen: int = 0
+    gate: bool = False
 
     @property
     def units(self) -> int:
@@ -139,11 +155,15 @@ class _Activation:
 
     @property
     def dead(self) -> int:
-        return int((self.low == self.high).sum())
+        return int(self.shape.is_flat(self.low, self.high).sum())
 
     @property
     def saturated(self) -> float:
         return self.near_bound / self.seen if self.seen else 0.0
+
+    @property
+    def judged(self) -> bool:
+        return self.seen > 0 and not self.gate
 
 
 @dataclass
@@ -168,42 +188,43 @@ class _Observation:
         self.calls[name] = self.calls.get(name, 0) + 1
         return name if self.calls[name] == 1 else f"{name}#{self.calls[name]}"
 
-    def see_activation(self, module: str, kind: str, output: Tensor) -> None:
-        values = output.detach()
-        # A unit is a channel of (N, C, ...) maps and a feature of (N, d) or (N, T, d).
-        by_unit = (
-            values.transpose(0, 1).flatten(1) if values.ndim >= 4 else values.reshape(-1, values.shape[-1]).T
-        )
-        low, high = by_unit.amin(1).float().cpu(), by_unit.amax(1).float().cpu()
-        key = self.key(module if module.endswith(kind) else f"{module} ({kind})")
+    def activation(self, name: str, kind: str, shape: Shape, inputs: Tensor, outputs: Tensor) -> _Activation:
+        """Take in one call of an activation on one batch."""
+        low, high = inputs.amin(1).float().cpu(), inputs.amax(1).float().cpu()
+        key = self.key(name if name.endswith(kind) else f"{name} ({kind})")
         known = self.activations.get(key)
         if known is None or known.low.shape != low.shape:
-            known = self.activations[key] = _Activation(kind, low, high)
+            known = self.activations[key] = _Activation(shape, low, high)
         known.low, known.high = torch.minimum(known.low, low), torch.maximum(known.high, high)
-        bottom, top = BOUNDS[kind]
-        if bottom is not None and top is not None:
+        if shape.bounds is not None:
+            bottom, top = shape.bounds
             reach = self.margin * (top - bottom)
-            known.near_bound += float(((values < bottom + reach) | (values > top - reach)).sum())
-            known.seen += values.numel()
+            known.near_bound += float(((outputs < bottom + reach) | (outputs > top - reach)).sum())
+            known.seen += outputs.numel()
+        return known
 
-    def see_layer(self, name: str, output: Any) -> None:
-        tensor = next(tensors(output), None)
-        if tensor is not None and tensor.is_floating_point() and tensor.numel():
+    def gate(self, record: _Activation) -> None:
+        """Its outputs scale something else."""
+        record.gate = True
+
+    def layer(self, name: str, inputs: Iterable[Tensor]) -> None:
+        """Take in what enters a weight layer."""
+        tensor = next((one for one in inputs if one.is_floating_point() and one.numel()), None)
+        if tensor is not None:
             square = self.signal.setdefault(self.key(f"layer {name}"), _MeanSquare())
             square.total += float(tensor.detach().double().square().sum())
             square.count += tensor.numel()
 
 
-@torch.no_grad()
 def _observe(bench: Workbench, margin: float) -> tuple[dict[str, _Activation], dict[str, _MeanSquare]]:
     specimen, seen = bench.specimen, _Observation(margin)
     handles = []
     for name, module in specimen.model.named_modules():
         if _is_weight_layer(module):
-            hook = lambda _module, _inputs, output, name=name: seen.see_layer(name or "model", output)
-            handles.append(module.register_forward_hook(hook))
+            hook = lambda _, args, kwargs, name=name: seen.layer(name or "model", tensors([args, kwargs]))
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
     try:
-        with specimen.measuring(), watching_activations(specimen.model, seen.see_activation):
+        with specimen.measuring(), watching_activations(specimen.model, seen):
             for batch in specimen.batches("train"):
                 seen.calls.clear()
                 specimen.forward(batch)
@@ -223,12 +244,15 @@ def _headline(activations: dict[str, _Activation], dead: float, saturated: float
     parts = []
     if activations:
         parts.append(f"{dead:.1%} of the units are dead")
-    if any(one.seen for one in activations.values()):
+    if any(one.judged for one in activations.values()):
         parts.append(f"the most saturated layer is at its bounds {saturated:.0%} of the time")
-    parts.append(
-        f"the signal's mean square changes by a factor {math.exp(max(min(drift, 700), -700)):.3g} over depth"
-    )
-    return (", ".join(parts) + ".").capitalize()
+    if math.isfinite(drift):
+        factor = math.exp(max(min(drift, 700), -700))
+        parts.append(f"the signal's mean square changes by a factor {factor:.3g} over depth")
+    else:
+        parts.append(_drift_words(drift))
+    sentence = ", ".join(parts) + "."
+    return sentence[0].upper() + sentence[1:]
 
 
 def _details(
@@ -242,19 +266,19 @@ def _details(
             Curve(
                 "Signal through the layers",
                 Axis("weight layer, input to output"),
-                Axis("mean square of the output", log=True),
+                Axis("mean square of the input", log=True),
                 (Line("measured", numbers(range(1, len(names) + 1)), numbers(squares)),),
                 (Marker("variance one", 1.0),),
                 tuple(names) if len(names) <= 40 else (),
                 caption="A level line is healthy (LeCun et al. 1998 aim at 1). Falling: the signal dies out; rising: it "
-                "blows up. The last layer's scale is set by the loss.",
+                "blows up. The first point is the data.",
             )
         )
     if activations:
         shown = [list(activations)[i] for i in thin(len(activations), 60)]
         rows = tuple(
             (
-                name,
+                f"{name}, a gate" if activations[name].gate else name,
                 activations[name].units,
                 activations[name].dead / activations[name].units,
                 _saturation(activations[name]),
@@ -263,7 +287,12 @@ def _details(
         )
         columns = ("activation", "units", "dead (share)", "saturated (share)")
         details.append(
-            Table("Activations", columns, rows, "Dead units pass no gradient on any example examined.")
+            Table(
+                "Activations",
+                columns,
+                rows,
+                "Dead units pass no gradient on any example examined. Gates may rest at their bounds.",
+            )
         )
     return tuple(details)
 

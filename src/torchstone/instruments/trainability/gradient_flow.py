@@ -52,21 +52,25 @@ class GradientFlow:
 
     def measure(self, bench: Workbench) -> Reading:
         """Fit the gradient's decay over layers, and over time steps where the network is recurrent."""
-        signals = backward_signals(bench.specimen, self.examples)
+        rows = bench.sample("train", self.examples, self.META.id)
+        signals = backward_signals(bench.specimen, rows)
         profiles = {"layers": _layer_profile(signals.layers)}
         for name, squared in signals.steps.items():
             profiles[f"time steps of {name}"] = Profile.of(list(map(str, range(squared.shape[1]))), squared)
         known = {name: profile for name, profile in profiles.items() if profile is not None}
         if not known:
             raise NotApplicableError("needs at least two layers with weights that gradients reach")
-        where, worst = max(known.items(), key=lambda item: abs(item[1].change))
+        where, worst = max(known.items(), key=lambda item: _size(item[1].change))
         verdict = judge(worst.change)
+        uncertainty = None
+        if math.isfinite(worst.standard_error):
+            uncertainty = Uncertainty.from_standard_error(
+                worst.change, worst.standard_error, covers="examples"
+            )
         return Reading.of(
             self.META,
             value=worst.change,
-            uncertainty=Uncertainty.from_standard_error(
-                worst.change, worst.standard_error, covers="examples"
-            ),
+            uncertainty=uncertainty,
             verdict=verdict,
             headline=_headline(where, worst),
             explanation=(
@@ -74,17 +78,27 @@ class GradientFlow:
                 "examples; the value is its fitted change from the last layer to the first, in units of e-folds "
                 "(depth scales)."
             ),
-            remedies=_remedies(verdict, worst.change),
+            remedies=_remedies(verdict, worst.change, over_time=where != "layers"),
             details=(*(_curve(name, profile) for name, profile in known.items()), *_parameter_table(bench)),
-            notes=()
-            if worst.zero == 0
-            else (f"{worst.zero:.0%} of the examples give a gradient of exactly zero.",),
+            notes=(f"Gradients of {len(rows):,} training examples.", *_notes(worst)),
         )
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Mean log squared gradient norm along a chain of layers or time steps, and the fitted line over it."""
+    """Mean log squared gradient norm along a chain of layers or time steps, and the fitted change over it.
+
+    Args:
+        names: Columns that some example's gradient reaches, from input to output.
+        means: Mean of the logarithm over the examples with a gradient there.
+        errors: Standard errors of the means.
+        change: Mean fitted change from the last column to the first; minus infinity where the gradient of most examples
+            is exactly zero at the first columns, infinity where most gradients overflow.
+        standard_error: Of the change; NaN where it is infinite.
+        zero: Share of examples with no gradient anywhere: fitted to the last digit.
+        blocked: Share of the others whose gradient is exactly zero at the first column.
+        skipped: Columns without any gradient that others nearer to the input have: branches that start at zero.
+    """
 
     names: tuple[str, ...]
     means: tuple[float, ...]
@@ -92,31 +106,73 @@ class Profile:
     change: float
     standard_error: float
     zero: float
+    blocked: float = 0.0
+    skipped: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, names: list[str], squared: Tensor) -> Profile | None:
         """From squared norms (N, L), in order from input to output; None for fewer than two columns or examples.
 
-        Returns:
-            The fit, whose `change` is from the last column to the first.
+        A line is fitted to each example's logarithms where they exist. Zeros behind the last column that is reached
+        (padding after a sequence's end) and between others say nothing; zeros at the first column do.
         """
-        alive = (squared > 0).all(1)
-        logs = squared[alive].double().log()
-        count, depth = logs.shape
-        if depth < 2 or count < 2:
+        squared = squared.double()
+        finite = squared.isfinite().all(1)
+        some = finite & (squared > 0).any(1)
+        reached = some & (squared[:, 0] > 0)
+        overflowed, active = int((~finite).sum()), int(some.sum())
+        if squared.shape[1] < 2 or overflowed + active < 2:
             return None
-        position = torch.arange(depth, dtype=torch.float64)
-        centred = position - position.mean()
-        slopes = (logs @ centred) / centred.square().sum()  # one line an example
-        changes = -slopes * (depth - 1)
+        blocked = 1 - float(reached.sum()) / active if active else 0.0
+        changes = _fitted_changes(squared[reached])
+        if overflowed > active:
+            change, error = math.inf, math.nan
+        elif blocked > 0.5:
+            change, error = -math.inf, math.nan
+        elif len(changes) < 2:
+            return None
+        else:
+            change, error = float(changes.mean()), float(changes.std()) / math.sqrt(len(changes))
+        means, errors, kept = _column_means(squared[some])
+        skipped = [index for index in range(kept[0], kept[-1]) if index not in kept] if kept else []
         return cls(
-            names=tuple(names),
-            means=numbers(logs.mean(0)),
-            errors=numbers(logs.std(0) / math.sqrt(count)),
-            change=float(changes.mean()),
-            standard_error=float(changes.std() / math.sqrt(count)),
-            zero=1 - count / len(squared),
+            names=tuple(names[index] for index in kept),
+            means=means,
+            errors=errors,
+            change=change,
+            standard_error=error,
+            zero=float((finite & ~some).sum()) / len(squared),
+            blocked=blocked,
+            skipped=tuple(names[index] for index in skipped),
         )
+
+
+def _fitted_changes(squared: Tensor) -> Tensor:
+    """Change of each row's fitted line from its last positive column to the first; rows with at least two of them."""
+    squared = squared[(squared > 0).sum(1) >= 2]
+    known = (squared > 0).double()
+    logs = torch.where(squared > 0, squared, 1.0).log()
+    position = torch.arange(squared.shape[1], dtype=torch.float64).expand_as(known)
+    centre = (known * position).sum(1, keepdim=True) / known.sum(1, keepdim=True)
+    centred = known * (position - centre)
+    slopes = (centred * logs).sum(1) / centred.square().sum(1)
+    return -slopes * (known * position).amax(1)
+
+
+def _column_means(squared: Tensor) -> tuple[tuple[float, ...], tuple[float, ...], list[int]]:
+    """Mean logarithm and its standard error of each column that has positive entries, and those columns."""
+    means, errors, kept = [], [], []
+    for index, column in enumerate(squared.T):
+        logs = column[column > 0].log()
+        if len(logs):
+            kept.append(index)
+            means.append(logs.mean())
+            errors.append(logs.std() / math.sqrt(len(logs)) if len(logs) > 1 else 0.0)
+    return numbers(means), numbers(errors), kept
+
+
+def _size(change: float) -> float:
+    return math.inf if math.isnan(change) else abs(change)
 
 
 def judge(change: float) -> Verdict:
@@ -140,12 +196,36 @@ def _layer_profile(layers: dict[str, Tensor]) -> Profile | None:
 
 
 def _headline(where: str, profile: Profile) -> str:
+    if profile.change == math.inf:
+        return "The gradients of most examples are not finite: they explode."
+    if profile.change == -math.inf:
+        return (
+            f"For {profile.blocked:.0%} of the examples no gradient at all reaches the first of the {where}; "
+            f"the first that gets any is {profile.names[0]}."
+        )
     factor = math.exp(min(abs(profile.change) / 2, 700.0))
     direction = "smaller" if profile.change < 0 else "larger"
     return (
         f"From the last of {len(profile.names)} {where} to the first, the gradient's norm becomes {factor:.3g} times "
         f"{direction}."
     )
+
+
+def _notes(profile: Profile) -> tuple[str, ...]:
+    notes = []
+    if profile.zero:
+        notes.append(f"{profile.zero:.0%} of the examples give a gradient of exactly zero everywhere.")
+    if 0 < profile.blocked <= 0.5:
+        notes.append(
+            f"For {profile.blocked:.0%} of the examples the gradient is exactly zero at the first layer or step; they "
+            "are not in the fit."
+        )
+    if profile.skipped:
+        notes.append(
+            f"No gradient reaches {', '.join(profile.skipped[:5])}{' and more' if len(profile.skipped) > 5 else ''}, but "
+            "it passes beside them: branches that start at zero, left out of the fit."
+        )
+    return tuple(notes)
 
 
 def _curve(name: str, profile: Profile) -> Curve:
@@ -190,9 +270,21 @@ def _parameter_table(bench: Workbench) -> tuple[Detail, ...]:
     )
 
 
-def _remedies(verdict: Verdict, change: float) -> tuple[Remedy, ...]:
+def _remedies(verdict: Verdict, change: float, over_time: bool) -> tuple[Remedy, ...]:
     if verdict.level is Level.GOOD:
         return ()
+    clip = Remedy("Clip the gradient's norm while training.", "torch.nn.utils.clip_grad_norm_")
+    if over_time:
+        keep = Remedy(
+            "Start the recurrent weights orthogonal, so that they keep the length of what they carry.",
+            "torch.nn.init.orthogonal_",
+            "vanishing_gradients",
+        )
+        gate = Remedy(
+            "Start the forget gate open: a bias of 1 or more in an LSTM lets the cell remember.",
+            "torch.nn.LSTM",
+        )
+        return (clip, keep) if change > 0 else (gate, keep)
     initialise = Remedy(
         "Initialise the weights so that the variance is kept: He for ReLU, orthogonal with gain for tanh.",
         "torch.nn.init.kaiming_normal_",
@@ -200,11 +292,7 @@ def _remedies(verdict: Verdict, change: float) -> tuple[Remedy, ...]:
     )
     skip = Remedy("Add residual connections around pairs of layers: their Jacobian is I + J.")
     if change > 0:
-        return (
-            initialise,
-            Remedy("Clip the gradient's norm while training.", "torch.nn.utils.clip_grad_norm_"),
-            skip,
-        )
+        return (initialise, clip, skip)
     return (initialise, skip, Remedy("Add normalisation layers.", "torch.nn.LayerNorm"))
 
 
