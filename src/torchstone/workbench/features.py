@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torchstone.batches import tensors
 from torchstone.details import thin
 from torchstone.errors import NotApplicableError
 from torchstone.specimen import Specimen
+from torchstone.workbench.signals import call_name
+from torchstone.workbench.units import UnitAxis
 
 MAX_LAYERS = 24
 _TRANSPARENT = (
@@ -27,26 +29,23 @@ _TRANSPARENT = (
 
 
 @contextlib.contextmanager
-def recording(model: nn.Module, into: dict[str, Tensor]) -> Iterator[None]:
-    """Inside, every call of a leaf module puts its first output tensor into `into`, in order of execution.
+def recording(model: nn.Module, keep: Callable[[str, Tensor, int], None]) -> Iterator[None]:
+    """Inside, every call of a leaf module gives its name, its first output tensor and the axis of its units to `keep`.
 
-    A module called several times in a forward pass appears as `name`, `name#2`, ... Modules that only drop, reshape or
-    pass on their input are left out.
+    Modules that only drop, reshape or pass on their input are left out. The tensor may be overwritten in place after
+    `keep` returns.
     """
+    axis = UnitAxis()
 
-    def keep(name: str, output: Any) -> None:
+    def see(module: nn.Module, output: Any, name: str) -> None:
         tensor = next(tensors(output), None)
-        if tensor is None or not tensor.is_floating_point():
-            return
-        key, calls = name, 1
-        while key in into:
-            calls += 1
-            key = f"{name}#{calls}"
-        into[key] = tensor
+        if tensor is not None and tensor.is_floating_point() and tensor.ndim:
+            axis.see(module, tensor)
+            keep(name, tensor, axis.of(tensor))
 
     handles = [
         module.register_forward_hook(
-            lambda _module, _inputs, output, name=name: keep(name or "model", output)
+            lambda module, _inputs, output, name=name: see(module, output, name or "model")
         )
         for name, module in model.named_modules()
         if _is_leaf(module) and not isinstance(module, _TRANSPARENT)
@@ -63,49 +62,51 @@ def _is_leaf(module: nn.Module) -> bool:
     return not any(True for _ in module.children()) or isinstance(module, nn.MultiheadAttention)
 
 
-def as_rows(output: Tensor, examples: int, width: int) -> Tensor | None:
-    """A layer's output as (N, d): sequences are averaged over positions, maps too where d would exceed `width`.
+def as_rows(output: Tensor, examples: int, width: int, axis: int | None = None) -> Tensor | None:
+    """A layer's output as float32 (N, d): sequences are averaged over positions, maps where d would exceed `width`.
+
+    Args:
+        output: The output.
+        examples: N.
+        width: Largest d of a map that is kept whole.
+        axis: The axis of its units: the last one for sequences (N, T, d), 1 for maps (N, C, ...); None to go by the
+            number of dimensions.
 
     Returns:
-        None where the output does not have one row per example.
+        A new tensor, or None where the output does not have one row per example.
     """
     if output.ndim == 0:
         return None
+    axis = UnitAxis().of(output) if axis is None else axis
     if output.shape[0] != examples:
         if output.ndim < 3 or output.shape[1] != examples:
             return None
         output = output.transpose(0, 1)  # sequence-first layers
-    if output.ndim == 3:
-        return output.mean(1)
-    flat = output.reshape(examples, -1)
-    if output.ndim > 3 and flat.shape[1] > width:
-        flat = output.flatten(2).mean(2)
-    return flat
+    values = output.float()
+    is_sequence = values.ndim == 3 and axis == 2
+    if is_sequence or (values.ndim >= 3 and values[0].numel() > width):
+        values = values.movedim(axis, 1).flatten(2).mean(2)
+    return values.reshape(examples, -1).to("cpu", copy=True)
 
 
 @torch.no_grad()
 def layer_features(specimen: Specimen, split: str, width: int, most: int = MAX_LAYERS) -> dict[str, Tensor]:
-    """Features of up to `most` layers, evenly chosen by depth: name -> float32 (N, d) on the CPU. One forward pass."""
+    """Features of up to `most` layers, evenly chosen by depth: name -> float32 (N, d) on the CPU. One forward pass.
+
+    A module called several times in a forward pass appears as `name`, `name#2`, ...
+    """
     collected: dict[str, list[Tensor]] = {}
     chosen: list[str] | None = None
     with specimen.measuring():
         for batch in specimen.batches(split):
-            seen: dict[str, Tensor] = {}
-            with recording(specimen.model, seen):
-                specimen.forward(batch)
-            count = specimen.objective.size(batch)
-            rows = {
-                name: made
-                for name, output in seen.items()
-                if (made := as_rows(output, count, width)) is not None
-            }
+            rows = _of_batch(specimen, batch, width, chosen)
             if chosen is None:
                 names = _without_copies(rows)
                 chosen = [names[i] for i in thin(len(names), most)]
                 collected = {name: [] for name in chosen}
             for name in chosen:
                 if name in rows:
-                    collected[name].append(rows[name].float().cpu())
+                    collected[name].append(rows[name])
     size = specimen.size(split)
     joined = {
         name: torch.cat(parts)
@@ -115,6 +116,22 @@ def layer_features(specimen: Specimen, split: str, width: int, most: int = MAX_L
     if not joined:
         raise NotApplicableError("no layer of this network gives one row per example")
     return joined
+
+
+def _of_batch(specimen: Specimen, batch: Any, width: int, chosen: list[str] | None) -> dict[str, Tensor]:
+    count, rows, called = specimen.objective.size(batch), {}, set()
+
+    def keep(name: str, output: Tensor, axis: int) -> None:
+        key = call_name(name, called)
+        called.add(key)
+        if chosen is None or key in chosen:
+            made = as_rows(output, count, width, axis)
+            if made is not None:
+                rows[key] = made
+
+    with recording(specimen.model, keep):
+        specimen.forward(batch)
+    return rows
 
 
 def _without_copies(rows: dict[str, Tensor]) -> list[str]:
