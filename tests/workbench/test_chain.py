@@ -160,6 +160,14 @@ class Rescales(nn.Module):
         (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Linear(36, 2)), "does not begin with a dense"),
         (nn.Sequential(nn.Flatten(2), nn.Linear(6 * 6, 2), nn.Flatten(0, 1)), "inputs of 3 dimensions"),
         (nn.Flatten(), "does not begin with a dense"),
+        (
+            nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.BatchNorm1d(72), nn.Linear(72, 2)),
+            "does not directly follow a layer",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(1, 2, 1), nn.ConstantPad2d(1, 2.0), nn.Flatten(), nn.Linear(128, 2)),
+            "pads with a value other than 0",
+        ),
     ],
 )  # fmt: skip
 def test_other_obstacles_are_named(model: nn.Module, words: str) -> None:
@@ -189,3 +197,54 @@ def test_frozen_layers_belong_to_the_chain_and_stay_frozen() -> None:
     assert list(one.trainable) == ["3.weight", "3.bias"]
     assert not next(model.parameters()).requires_grad
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_zero_padding_is_a_reshape() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ZeroPad2d(1), nn.Flatten(), nn.Linear(128, 2))
+    assert [layer.lipschitz for layer in chain(specimen(model))] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    "parametrisation",
+    [
+        torch.nn.utils.parametrizations.spectral_norm,
+        torch.nn.utils.parametrizations.weight_norm,
+        torch.nn.utils.parametrizations.orthogonal,
+    ],
+)
+def test_parametrised_weights_are_those_that_the_network_uses(parametrisation: Any, frozen: bool) -> None:
+    model = nn.Sequential(nn.Flatten(), parametrisation(nn.Linear(36, 5)), nn.ReLU(), nn.Linear(5, 2))
+    model.requires_grad_(not frozen)
+    one = specimen(model)
+    first, second = (layer.layer for layer in chain(one))
+    x = images()[0]
+    with one.measuring(), torch.no_grad():
+        hidden = torch.relu(F.linear(x.flatten(1), first.weight, first.bias))
+        assert torch.allclose(F.linear(hidden, second.weight, second.bias), one.model(x), atol=1e-12)
+    assert not first.weight.requires_grad
+
+
+def test_initial_weights_are_folded_with_the_normalisation_of_the_start() -> None:
+    """Running statistics come from the data; a reference may not."""
+    model: Any = Normalised()
+    start = {name: tensor.clone().double() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        model.norm.running_mean.fill_(3.0)
+        model.norm.running_var.fill_(7.0)
+        model.norm.weight.fill_(2.0)
+        model.norm.bias.fill_(-1.0)
+    one = specimen(model)
+    expected = start["conv.weight"] / (1 + model.norm.eps) ** 0.5
+    for state in (start, {name: tensor for name, tensor in start.items() if "running" not in name}):
+        layer = chain(one, state)[0].layer
+        assert torch.allclose(layer.weight, expected, atol=1e-12)
+        assert layer.bias is not None
+        assert torch.allclose(layer.bias, start["conv.bias"] / (1 + model.norm.eps) ** 0.5, atol=1e-12)
+    assert not torch.allclose(chain(one)[0].layer.weight.double(), expected)
+
+
+def test_an_initial_state_of_another_network_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    with pytest.raises(NotApplicableError, match="no weight for 1"):
+        chain(specimen(model), {"other.weight": torch.zeros(2, 36)})

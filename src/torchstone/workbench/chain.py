@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchstone.bounds.convolution import ConvolutionLayer
 from torchstone.bounds.dense import DenseLayer
@@ -68,23 +70,73 @@ def chain(specimen: Specimen, state: dict[str, Tensor] | None = None) -> list[Ch
         )
         for name, module in modules.items()
     ]
+    padding = _PaddingWatch()
     try:
-        with specimen.measuring(), torch.enable_grad():
+        # One evaluation of each parametrised weight (spectral norm, say), so that it can be found in the graph.
+        with specimen.measuring(), torch.enable_grad(), parametrize.cached():
             for parameter in specimen.model.parameters():
                 if parameter.is_floating_point():
-                    parameter.requires_grad_(
-                        True
-                    )  # frozen layers belong to the chain too; restored on leaving
+                    # Frozen layers belong to the chain too; restored on leaving.
+                    parameter.requires_grad_(True)
             # Followed down to the input, so that what happens before the first layer is seen too.
             inputs = specimen.objective.inputs(batch)
             if inputs is not None:
                 inputs = inputs.detach().requires_grad_(True)
                 batch = specimen.objective.with_inputs(batch, inputs)
-            found = _walk(specimen.forward(batch).grad_fn, modules, inputs)
+            with padding:
+                outputs = specimen.forward(batch)
+            found = _walk(outputs.grad_fn, _Owners(modules), inputs)
+            if padding.nonzero:
+                raise NotApplicableError("the network is not a chain: it pads with a value other than 0")
+            return [_layer(one, modules, sizes, state or {}) for one in reversed(found)]
     finally:
         for handle in handles:
             handle.remove()
-    return [_layer(one, modules, sizes, state or {}) for one in reversed(found)]
+
+
+class _PaddingWatch(TorchDispatchMode):
+    """Notes padding by anything but zeros, which the graph does not tell."""
+
+    nonzero = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ == "constant_pad_nd" and len(args) > 2 and args[2] != 0:
+            self.nonzero = True
+        return func(*args, **(kwargs or {}))
+
+
+class _Owners:
+    """Which module a node of the graph is a weight or bias of."""
+
+    def __init__(self, modules: dict[str, nn.Module]) -> None:
+        self.modules = modules
+        self._variables: dict[int, str | None] = {}
+        self._nodes: dict[Any, str | None] = {}
+        for name, module in modules.items():
+            for kind in ("weight", "bias"):
+                tensor = getattr(module, kind, None)
+                owner = name if kind == "weight" else None
+                if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                    self._nodes[tensor.grad_fn] = owner  # made from other parameters on every pass
+                elif isinstance(tensor, Tensor):
+                    self._variables[id(tensor)] = owner
+
+    def is_parameter(self, node: Any) -> bool:
+        """Whether a node is a parameter, or its transpose."""
+        node = _untransposed(node)
+        return node in self._nodes or node.name() == _LEAF
+
+    def weight_of(self, node: Any) -> str | None:
+        """Name of the module that a parameter's node is the weight of."""
+        node = _untransposed(node)
+        return self._nodes[node] if node in self._nodes else self._variables.get(id(node.variable))
+
+
+_LEAF = "torch::autograd::AccumulateGrad"
+
+
+def _untransposed(node: Any) -> Any:
+    return node.next_functions[0][0] if node.name() == "TBackward0" else node
 
 
 @dataclass
@@ -98,9 +150,8 @@ def _has_weight(module: nn.Module) -> bool:
     return isinstance(getattr(module, "weight", None), Tensor)
 
 
-def _walk(node: Any, modules: dict[str, nn.Module], inputs: Tensor | None) -> list[_Found]:
+def _walk(node: Any, owners: _Owners, inputs: Tensor | None) -> list[_Found]:
     """Weight layers from output to input."""
-    owners = {id(module.weight): name for name, module in modules.items()}
     found: list[_Found] = []
     above = _Above()
     while node is not None:
@@ -110,9 +161,9 @@ def _walk(node: Any, modules: dict[str, nn.Module], inputs: Tensor | None) -> li
             if following is not None
             and (inputs is None or getattr(following, "variable", None) is not inputs)
         ]
-        onward = [following for following in inner if not _is_parameter(following)]
-        weights = [_variable(following) for following in inner if _is_parameter(following)]
-        owned = [owners[id(weight)] for weight in weights if id(weight) in owners]
+        onward = [following for following in inner if not owners.is_parameter(following)]
+        parameters = [following for following in inner if owners.is_parameter(following)]
+        owned = [name for following in parameters if (name := owners.weight_of(following)) is not None]
         if len(onward) > 1:
             raise NotApplicableError(
                 f"the network is not a chain: two paths meet in {node.name()} (a residual connection?)"
@@ -122,10 +173,12 @@ def _walk(node: Any, modules: dict[str, nn.Module], inputs: Tensor | None) -> li
                 raise NotApplicableError(
                     f"the network is not a chain: {node.name()} without a weight of its own"
                 )
+            if above.reshaped:
+                raise NotApplicableError("batch normalisation does not directly follow a layer")
             found.append(_Found(owned[0], above.lipschitz, above.norms))
             above = _Above()
         else:
-            above.pass_through(node, [modules[name] for name in owned], bool(weights))
+            above.pass_through(node, [owners.modules[name] for name in owned], bool(parameters))
         node = onward[0] if onward else None
     if not found or above.changes:
         raise NotApplicableError("the network does not begin with a dense or convolution layer")
@@ -140,6 +193,8 @@ class _Above:
     norms: list[Any] = field(default_factory=list)
     changes: bool = False
     """Whether anything but reshapes lies between."""
+    reshaped: bool = False
+    """Whether batch normalisation gets the layer's outputs in another shape."""
 
     def pass_through(self, node: Any, owners: list[nn.Module], has_weights: bool) -> None:
         name = node.name()
@@ -154,20 +209,12 @@ class _Above:
             self.lipschitz *= _overlap(node)
         elif name.startswith("AvgPool") and not self.norms and _averages_whole_windows(node):
             pass  # each output is a mean of K inputs and each input in at most K windows: norm at most 1
-        elif name not in _RESHAPES or has_weights:
+        elif name in _RESHAPES and not has_weights:
+            self.reshaped |= bool(self.norms)  # its channels may not be the layer's
+        else:
             raise NotApplicableError(
                 f"the network is not a chain of dense and convolution layers: it holds {name}"
             )
-
-
-def _is_parameter(node: Any) -> bool:
-    return node.name() == "torch::autograd::AccumulateGrad" or (
-        node.name() == "TBackward0" and node.next_functions[0][0].name() == "torch::autograd::AccumulateGrad"
-    )
-
-
-def _variable(node: Any) -> Tensor:
-    return node.variable if hasattr(node, "variable") else node.next_functions[0][0].variable
 
 
 def _overlap(node: Any) -> float:
@@ -211,7 +258,7 @@ def _layer(
             layer, weight=weight.detach().to(device), bias=None if bias is None else bias.detach().to(device)
         )
     for norm in reversed(found.norms):
-        layer = _folded(layer, norm)
+        layer = _folded(layer, _Statistics.at_start(norm, modules, state) if state else _Statistics.of(norm))
     return ChainLayer(found.name, layer, found.lipschitz)
 
 
@@ -219,10 +266,36 @@ def _detached(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
 
 
-def _folded(layer: Layer, norm: Any) -> Layer:
+@dataclass(frozen=True)
+class _Statistics:
+    """Batch normalisation in eval mode: scale * (x - mean) / sqrt(variance) + shift."""
+
+    scale: Tensor
+    shift: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    @classmethod
+    def of(cls, norm: Any) -> _Statistics:
+        scale, shift, mean = (one.detach().double() for one in (norm.weight, norm.bias, norm.running_mean))
+        return cls(scale, shift, mean, norm.running_var.double() + norm.eps)
+
+    @classmethod
+    def at_start(cls, norm: Any, modules: dict[str, nn.Module], state: dict[str, Tensor]) -> _Statistics:
+        """As before training: a reference must not depend on the data, which running statistics do."""
+        name = next(name for name, module in modules.items() if module is norm)
+        fresh = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+        found = [
+            state.get(f"{name}.{key}", torch.full_like(norm.weight, value)).to(norm.weight.device).double()
+            for key, value in fresh.items()
+        ]
+        return cls(found[0], found[1], found[2], found[3] + norm.eps)
+
+
+def _folded(layer: Layer, norm: _Statistics) -> Layer:
     """The layer followed by batch normalisation in eval mode, as one layer."""
-    scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
-    shift = norm.bias.detach().double() - norm.running_mean.double() * scale
+    scale = norm.scale / norm.variance.sqrt()
+    shift = norm.shift - norm.mean * scale
     weight = layer.weight.double() * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
     bias = shift if layer.bias is None else layer.bias.double() * scale + shift
     return replace(layer, weight=weight, bias=bias)
