@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 # What PyTorch says where a backward formula has no derivative of its own: generated formulas, once_differentiable
 # functions, and networks compiled by AOT autograd.
@@ -16,7 +18,7 @@ _REFUSALS = ("is not implemented", "differentiate twice", "double backward", "on
 
 @contextlib.contextmanager
 def twice_differentiable(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside, attention and recurrent layers run on kernels whose backward pass can be differentiated again.
+    """Inside, attention, recurrent layers and weight normalisation can be differentiated twice.
 
     Fused attention (flash, memory-efficient, cuDNN, and the CPU's flash kernel) gives way to plain matrix products, and
     cuDNN's and oneDNN's recurrent kernels to single steps. The values are the same to rounding. Everything is
@@ -26,7 +28,25 @@ def twice_differentiable(model: nn.Module, device: torch.device) -> Iterator[Non
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if any(isinstance(module, nn.RNNBase | nn.RNNCellBase) for module in model.modules()):
             stack.enter_context(_single_steps(device))
+        if any(_normalises_weights(module) for module in model.modules()):
+            stack.enter_context(_PlainWeightNorm())
         yield
+
+
+class _PlainWeightNorm(TorchFunctionMode):
+    """Weight normalisation by its formula: the fused kernel's second derivative takes the norms for constants."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._weight_norm:  # pyright: ignore[reportPrivateImportUsage]
+            v, g, dim = args
+            return v * (g / torch.norm_except_dim(v, 2, dim))
+        return func(*args, **(kwargs or {}))
+
+
+def _normalises_weights(module: nn.Module) -> bool:
+    """Whether it is the parametrization, or carries the hook of the older way."""
+    kinds = [type(module), *map(type, module._forward_pre_hooks.values())]
+    return any(kind.__name__ in ("_WeightNorm", "WeightNorm") for kind in kinds)
 
 
 def _single_steps(device: torch.device) -> contextlib.AbstractContextManager[None]:

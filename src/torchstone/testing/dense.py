@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchstone.errors import NumericalError
 from torchstone.specimen import Specimen
 
 
@@ -41,7 +42,11 @@ def dense_jacobian(specimen: Specimen) -> Tensor:
 
 
 def dense_hessian(specimen: Specimen) -> Tensor:
-    """Hessian of the empirical risk, shape (P, P), as the Jacobian of the gradient."""
+    """Hessian of the empirical risk, shape (P, P), as the Jacobian of the gradient.
+
+    Raises:
+        NumericalError: It is not symmetric: some operation's second derivative is wrong or missing.
+    """
     total = torch.zeros(())
     parameters = tuple(specimen.trainable.values())
     with specimen.measuring(), torch.enable_grad(), _differentiable_attention():
@@ -53,6 +58,13 @@ def dense_hessian(specimen: Specimen) -> Tensor:
                 _flat(specimen, entry) if entry.requires_grad else torch.zeros_like(flat) for entry in flat
             ]
             total = total + torch.stack(rows).detach()
+    asymmetry = float((total - total.T).norm())
+    if asymmetry > torch.finfo(total.dtype).eps ** 0.5 * float(total.norm()):
+        raise NumericalError(
+            "The matrix of second derivatives must be symmetric",
+            f"an asymmetry of {asymmetry:.2g} against a norm of {float(total.norm()):.2g}",
+            "Look for custom autograd functions, or kernels such as torch._weight_norm that cannot be derived twice.",
+        )
     return total
 
 

@@ -152,8 +152,26 @@ class UnusedParameter(nn.Module):
         return self.layer(x)
 
 
+class Counting(nn.Module):
+    """Counts its calls in a buffer and its examples in another."""
+
+    calls: Tensor
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, CLASSES)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self.register_buffer("mean", torch.zeros(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1  # in place
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)  # another tensor under the same name
+        return self.layer(x)
+
+
 class Misbehaving(nn.Module):
-    """Prints, raises or returns NaN, as told."""
+    """Prints, raises, writes into its input or returns NaN, as told."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -164,6 +182,8 @@ class Misbehaving(nn.Module):
             print("forward")  # noqa: T201 - that is what is awkward about it
         if self.how == "raises":
             raise RuntimeError("no such luck")
+        if self.how == "writes":
+            x = x.mul_(2)
         return self.layer(x) * (float("nan") if self.how == "nan" else 1.0)
 
 

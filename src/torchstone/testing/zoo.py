@@ -19,7 +19,7 @@ from torchstone.specimen import Specimen
 from torchstone.testing import networks
 from torchstone.testing.networks import CLASSES, WIDTH
 
-TRAIN, TEST = 24, 16
+SIZES = (24, 16)
 Draw = Callable[[torch.Generator, int], Any]
 
 
@@ -44,6 +44,8 @@ class Case:
         mode: "eval" or "as_is", as in `Specimen`.
         freeze_noise: As in `Specimen`.
         refused: Name of the error with which it cannot be examined at all, or "" where it can.
+        sizes: Numbers of training and test examples.
+        scale: Factor on the weights, which are of the usual size otherwise.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Case:
     mode: Any = "eval"
     freeze_noise: bool = False
     refused: str = ""
+    sizes: tuple[int, int] = SIZES
+    scale: float = 1.0
 
     def specimen(self, seed: int = 0) -> Specimen:
         """A fresh specimen with a recipe that says the learning rate; the global random state is left alone."""
@@ -64,8 +68,10 @@ class Case:
             for parameter in model.parameters():
                 fan_in = max(1, parameter[0].numel()) if parameter.ndim > 1 else 4
                 with torch.no_grad():
-                    parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
-        train, test = self.draw(generator, TRAIN), self.draw(generator, TEST)
+                    parameter.copy_(
+                        torch.randn(parameter.shape, generator=generator) * self.scale / fan_in**0.5
+                    )
+        train, test = (self.draw(generator, size) for size in self.sizes)
         return Specimen(
             model,
             self.objective(),
@@ -80,7 +86,7 @@ class Case:
 
 def zoo(*, hugging_face: bool = True) -> list[Case]:
     """All cases; those of Hugging Face only where transformers is installed."""
-    cases = [*_modes(), *_structures(), *_types(), *_tasks(), *_troubles()]
+    cases = [*_modes(), *_structures(), *_types(), *_tasks(), *_values(), *_troubles()]
     if hugging_face and importlib.util.find_spec("transformers") is not None:
         cases += _hugging_face()
     return cases
@@ -111,6 +117,12 @@ def _convolutional() -> nn.Module:
 
 def _dense(*middle: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Linear(WIDTH, 8), *middle, nn.Linear(8, CLASSES))
+
+
+def _weight_normalised() -> nn.Module:
+    model = _dense(nn.ReLU())
+    nn.utils.parametrizations.weight_norm(next(iter(model.children())))
+    return model
 
 
 def _frozen() -> nn.Module:
@@ -150,6 +162,8 @@ def _structures() -> list[Case]:
         Case("no_parameters", "nothing to train", networks.NoParameters, vectors),
         Case("unused_parameter", "a layer that is never called", networks.UnusedParameter, vectors),
         Case("in_place", "activations overwrite their input", lambda: _dense(nn.ReLU(inplace=True)), vectors),
+        Case("weight_normalised", "weights are computed from other parameters", _weight_normalised, vectors),
+        Case("counts_calls", "a buffer changes with every call, also in eval mode", networks.Counting, vectors),
     ]  # fmt: skip
 
 
@@ -182,7 +196,62 @@ def _tasks() -> list[Case]:
         Case("regression", "targets (N,) against outputs (N, 1)", regressor, numbers, Regression),
         Case("segmentation", "a label a pixel", lambda: nn.Conv2d(1, CLASSES, 3, padding=1), pixels),
         Case("language_model", "integer inputs, a loss a sequence", networks.LanguageModel, tokens, CausalLM),
+        Case(
+            "padded_batches",
+            "sequences of another length in each batch",
+            networks.LanguageModel,
+            _padded,
+            CausalLM,
+        ),
+        Case("autoencoder", "inputs and targets are one tensor", _autoencoder, _reconstructing, Regression),
     ]
+
+
+def _values() -> list[Case]:
+    """Numbers at the edges."""
+
+    def twins(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+        x, y = vectors(generator, count // 2)
+        return x.repeat(2, 1), y.repeat(2)
+
+    def still(_: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+        return torch.ones(count, WIDTH), torch.arange(count) % CLASSES
+
+    def large(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+        x, y = vectors(generator, count)
+        return 1e6 * x, y
+
+    def many(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+        return vectors(generator, count)[0], torch.arange(count)
+
+    def rare(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+        return vectors(generator, count)[0], (torch.arange(count) == 20).long()  # none of 16 test examples
+
+    dense, shallow = lambda: _dense(nn.ReLU()), lambda: nn.Linear(WIDTH, SIZES[0])
+    return [
+        Case("two_examples", "as few as can be", dense, lambda g, n: (vectors(g, n)[0], torch.arange(n)), sizes=(2, 1)),
+        Case("duplicates", "every example twice", dense, twins),
+        Case("constant_outputs", "all weights 0: every class scores the same", dense, vectors, scale=0.0),
+        Case("constant_inputs", "all inputs equal: no variance anywhere", dense, still),
+        Case("huge_scores", "softmax saturates: gradients of 0, losses of 10^4", dense, vectors, scale=100.0),
+        Case("huge_inputs", "inputs of 10^6", dense, large),
+        Case("a_class_an_example", "as many classes as examples", shallow, many),
+        Case("rare_class", "one example of a class, none in the test set", dense, rare),
+    ]  # fmt: skip
+
+
+def _padded(generator: torch.Generator, count: int) -> list[Tensor]:
+    sizes = ((count // 2, 7), (count - count // 2, 4))
+    return [torch.randint(0, 11, size, generator=generator) for size in sizes]
+
+
+def _reconstructing(generator: torch.Generator, count: int) -> list[tuple[Tensor, Tensor]]:
+    x, _ = vectors(generator, count)
+    return [(x, x)]
+
+
+def _autoencoder() -> nn.Module:
+    return nn.Sequential(nn.Linear(WIDTH, 2), nn.Tanh(), nn.Linear(2, WIDTH))
 
 
 def _troubles() -> list[Case]:
@@ -192,6 +261,13 @@ def _troubles() -> list[Case]:
             "raises",
             "fails on its data",
             lambda: networks.Misbehaving("raises"),
+            vectors,
+            refused="SpecimenError",
+        ),
+        Case(
+            "writes_into_its_input",
+            "would spoil the user's data",
+            lambda: networks.Misbehaving("writes"),
             vectors,
             refused="SpecimenError",
         ),

@@ -147,6 +147,7 @@ def linear_probe(
     model: Any = LogisticRegression(C=penalty, max_iter=iterations, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes is greater", UserWarning)
         model.fit(fitted_x.numpy(), train_y.numpy())
     return torch.from_numpy(model.predict(asked_x.numpy()))
 

@@ -51,6 +51,8 @@ class NoiseCurve:
         rows = _corrupted_rows(bench, self.examples, self.META.id, classes)
         if not rows.by_kind:
             raise NotApplicableError("no corruption applies to inputs of this shape")
+        if len(rows.clean) < 2:
+            raise NotApplicableError(f"needs at least two {rows.split} examples")
         mild = torch.stack([kind[1] for kind in rows.by_kind.values()]).mean(0)
         clean, value = float(rows.clean.mean()), float(mild.mean())
         error = float(mild.std() / len(mild) ** 0.5)
