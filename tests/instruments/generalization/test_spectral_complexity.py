@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -10,13 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchstone.bounds.spectral import spectral_complexity
+from torchstone.data.digits import digits
+from torchstone.details import Scalar, Scalars
 from torchstone.errors import NotApplicableError, SettingError
 from torchstone.instruments.generalization.spectral_complexity import SpectralComplexity, judge
 from torchstone.instruments.measurement import measure
 from torchstone.objectives import Classification
-from torchstone.reading import Level
+from torchstone.reading import Level, Reading
 from torchstone.recipe import Recipe
 from torchstone.specimen import Specimen
+from torchstone.specimens.networks import mlp
+from torchstone.training.evaluation import cross_entropy
+from torchstone.training.fit import fit
 from torchstone.workbench import Workbench
 from torchstone.workbench.chain import chain
 
@@ -147,6 +153,7 @@ def test_the_bound_is_reported_though_vacuous_and_above_the_error() -> None:
     assert reading.verdict.level is Level.INFORMATIVE
     assert "vacuous" in reading.headline
     assert reading.uncertainty is not None
+    assert reading.uncertainty.low == 0
     assert (reading.uncertainty.high, reading.uncertainty.confidence) == (reading.value, 0.95)
 
 
@@ -164,8 +171,100 @@ def test_initial_weights_serve_as_references() -> None:
     assert "Reference matrices: initial weights." in reading.notes
 
 
+def test_an_initial_state_that_does_not_fit_is_said() -> None:
+    one = specimen(Functional(), recipe=Recipe(initial_state={"head.weight": torch.zeros(3, 6)}))
+    reading = measure(SpectralComplexity(), Workbench.on(one))
+    assert reading.verdict.level is Level.INFORMATIVE
+    assert any("holds no weight for first" in note for note in reading.notes)
+
+
+def test_rescaling_layers_changes_neither_bound_nor_normalised_complexity() -> None:
+    def layers(factor: float) -> nn.Module:
+        model = nn.Sequential(
+            nn.Flatten(), nn.Linear(128, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False)
+        )
+        drawn(model.double())
+        with torch.no_grad():
+            model[1].weight.mul_(factor)  # pyright: ignore[reportCallIssue]
+            model[3].weight.div_(factor)  # pyright: ignore[reportCallIssue]
+        return model
+
+    terms = []
+    for factor in (1.0, 100.0):
+        reading = measure(
+            SpectralComplexity(), Workbench.on(Specimen(layers(factor), Classification(), images()))
+        )
+        terms.append({item.name: item.value for item in scalars(reading)})
+    for name, value in terms[0].items():
+        if "R_A" in name or "margin" in name:
+            assert terms[1][name] == pytest.approx(value, rel=1e-9)
+    # The grid of norms costs a little more or less at another scale.
+    assert terms[1]["log10 of the complexity term, reference zero"] == pytest.approx(
+        terms[0]["log10 of the complexity term, reference zero"], abs=0.07
+    )
+
+
+def scalars(reading: Reading) -> tuple[Scalar, ...]:
+    return next(detail for detail in reading.details if isinstance(detail, Scalars)).items
+
+
+def test_the_terms_by_hand() -> None:
+    """A dense network without biases: R_A from singular values, its normalisation from margins."""
+    model = drawn(
+        nn.Sequential(
+            nn.Flatten(), nn.Linear(128, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False)
+        ).double()
+    )
+    reading = measure(SpectralComplexity(), Workbench.on(Specimen(model, Classification(), images())))
+    x, y = images()
+    matrices = [parameter.detach() for parameter in model.parameters()]
+    norms = [float(torch.linalg.svdvals(matrix)[0]) for matrix in matrices]
+    ratios = sum((float(m.norm(dim=1).sum()) / s) ** (2 / 3) for m, s in zip(matrices, norms, strict=True))
+    r_a = math.prod(norms) * ratios**1.5
+    scores = model(x).detach()
+    right = scores[torch.arange(len(y)), y]
+    others = scores.scatter(1, y[:, None], -math.inf).max(1).values
+    median = float((right - others).median())
+    terms = {item.name: item.value for item in scalars(reading)}
+    assert terms["||X||_F of the training inputs"] == pytest.approx(float(x.norm()), rel=1e-6)
+    assert terms["median training margin"] == pytest.approx(median)
+    assert terms["log10 of R_A, reference zero"] == pytest.approx(math.log10(r_a))
+    expected = math.log10(r_a * float(x.norm()) / len(x) / median) if median > 0 else math.inf
+    assert terms["log10 of R_A ||X||_F / (n x median margin), reference zero"] == pytest.approx(expected)
+
+
+def test_random_labels_make_a_larger_normalised_complexity_than_true_ones() -> None:
+    """Two networks from the same start, each trained until it fits 300 digits."""
+    data = digits()
+    x = data.train_x[:300]
+    shuffled = data.train_y[:300][torch.randperm(300, generator=torch.Generator().manual_seed(0))]
+    found = []
+    for labels in (data.train_y[:300], shuffled):
+        generator = torch.Generator().manual_seed(1)
+        model = mlp([64, 128, 10], generator=generator)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        fit(
+            model,
+            cross_entropy,
+            x,
+            labels,
+            optimizer=optimizer,
+            batch_size=50,
+            epochs=100,
+            generator=generator,
+        )
+        bench = Workbench.on(Specimen(model, Classification(), (x, labels)))
+        assert int(bench.errors().sum()) == 0
+        terms = {item.name: item.value for item in scalars(measure(SpectralComplexity(), bench))}
+        found.append(terms["log10 of R_A ||X||_F / (n x median margin), reference zero"])
+    assert found[1] > found[0] + 0.3  # a factor of 2 at least
+
+
 def test_judgement_and_settings() -> None:
     assert judge(0.9).level is Level.GOOD
+    assert "below 1" in judge(0.9).threshold
+    assert judge(float("nan")).level is Level.INFORMATIVE
+    assert "Bartlett" in judge(2.0).source
     assert judge(1.0).level is Level.INFORMATIVE
     assert judge(float("inf")).level is Level.INFORMATIVE
     with pytest.raises(SettingError, match=r"spectral_complexity\.delta"):

@@ -13,6 +13,7 @@ from torchstone.bounds.spectral import SpectralComplexity as Complexity
 from torchstone.bounds.spectral import spectral_complexity
 from torchstone.bounds.spectral_margin import SpectralMarginBound, spectral_margin_bound
 from torchstone.details import Scalar, Scalars, Table, thin
+from torchstone.errors import NotApplicableError
 from torchstone.instruments.settings import require_between
 from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Remedy, Uncertainty, Verdict
 from torchstone.workbench import Workbench
@@ -53,7 +54,7 @@ class SpectralComplexity:
         layers = chain(bench.specimen)
         found = margins(bench.scores("train"), bench.labels("train"))
         data_norm = float(bench.inputs("train").double().norm())
-        complexities = _complexities(bench, layers)
+        complexities, missing = _complexities(bench, layers)
         bounds = {
             name: spectral_margin_bound(one, found, data_norm, delta=self.delta / len(complexities))
             for name, one in complexities.items()
@@ -65,7 +66,7 @@ class SpectralComplexity:
             self.META,
             value=bound.value,
             uncertainty=Uncertainty(
-                -math.inf, bound.value, "examples", "upper bound on the test error", confidence=1 - self.delta
+                0.0, bound.value, "examples", "upper bound on the test error", confidence=1 - self.delta
             ),
             verdict=verdict,
             headline=(
@@ -78,7 +79,7 @@ class SpectralComplexity:
             ),
             remedies=_remedies(verdict),
             details=(_terms(bounds, complexities, data_norm, found), _table(layers, complexity)),
-            notes=_notes(best, complexities),
+            notes=(*_notes(best, complexities), *missing),
         )
 
 
@@ -95,15 +96,36 @@ def judge(bound: float) -> Verdict:
     )
 
 
-def _complexities(bench: Workbench, layers: list[ChainLayer]) -> dict[str, Complexity]:
+def _complexities(
+    bench: Workbench, layers: list[ChainLayer]
+) -> tuple[dict[str, Complexity], tuple[str, ...]]:
+    """Complexity for each set of references, and why one is missing."""
     maps = [one.layer for one in layers]
     constants = [one.lipschitz for one in layers]
     found = {"zero": spectral_complexity(maps, None, constants)}
     recipe = bench.specimen.recipe
-    if recipe is not None and recipe.initial_state:
+    if recipe is None or not recipe.initial_state:
+        hint = "With Recipe(initial_state=...) the weights at initialisation serve as references too."
+        return found, (hint,)
+    try:
         start = [one.layer for one in chain(bench.specimen, dict(recipe.initial_state))]
-        found["initial weights"] = spectral_complexity(maps, start, constants)
-    return found
+    except NotApplicableError as answer:
+        return found, (f"The weights at initialisation do not serve as references: {answer.reason}.",)
+    found["initial weights"] = spectral_complexity(maps, start, constants)
+    return found, ()
+
+
+def normalised_complexity(complexity: Complexity, data_norm: float, margins: Tensor) -> float:
+    """Decimal logarithm of R_A ||X||_F / n over the median margin; infinite where that is not positive.
+
+    It compares networks that scale their outputs differently, and is larger for labels that are harder to fit.
+
+    Source: Bartlett, Foster & Telgarsky 2017, section 1 (the inverse of the normalised margin).
+    """
+    median = float(margins.median())
+    if not (median > 0 and data_norm > 0):
+        return math.inf
+    return (complexity.log_value + math.log(data_norm / len(margins) / median)) / math.log(10)
 
 
 def _terms(
@@ -119,6 +141,10 @@ def _terms(
     for name, bound in bounds.items():
         items += [
             Scalar(f"log10 of R_A, reference {name}", complexities[name].log_value / math.log(10)),
+            Scalar(
+                f"log10 of R_A ||X||_F / (n x median margin), reference {name}",
+                normalised_complexity(complexities[name], data_norm, found),
+            ),
             Scalar(f"margin term (ramp loss), reference {name}", bound.empirical),
             Scalar(
                 f"log10 of the complexity term, reference {name}", bound.log_complexity_term / math.log(10)
@@ -144,8 +170,6 @@ def _notes(best: str, complexities: dict[str, Complexity]) -> tuple[str, ...]:
     notes = [f"Reference matrices: {best}."]
     if len(complexities) > 1:
         notes.append("Both references were tried at half the failure probability each.")
-    else:
-        notes.append("With Recipe(initial_state=...) the weights at initialisation serve as references too.")
     return tuple(notes)
 
 
