@@ -9,6 +9,7 @@ from torchstone.testing.conformance import (
     check_batching,
     check_costs_nothing,
     check_instrument,
+    check_precision,
     check_settings,
 )
 from torchstone.testing.zoo import Case, zoo
@@ -33,6 +34,14 @@ def test_settings_out_of_range_are_named(identifier: str) -> None:
 @pytest.mark.parametrize("identifier", list(catalogue()))
 def test_the_batch_size_does_not_matter(identifier: str, name: str) -> None:
     check_batching(catalogue()[identifier], CASES[name])
+
+
+@pytest.mark.parametrize(
+    "name", ["tied_weights", "encoder_sequence_first", "regression", "lstm", "batch_norm_in_train_mode"]
+)
+@pytest.mark.parametrize("identifier", list(catalogue()))
+def test_the_precision_does_not_matter(identifier: str, name: str) -> None:
+    check_precision(catalogue()[identifier], CASES[name])
 
 
 @pytest.mark.parametrize("name", SOME)

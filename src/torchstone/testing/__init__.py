@@ -1,6 +1,14 @@
 """Public test tools: exact dense references, a zoo of awkward networks, the conformance suite for instruments."""
 
-from torchstone.testing.conformance import check_instrument, check_settings, model_state, same_state
+from torchstone.testing.conformance import (
+    check_batching,
+    check_costs_nothing,
+    check_instrument,
+    check_precision,
+    check_settings,
+    model_state,
+    same_state,
+)
 from torchstone.testing.dense import (
     dense_gauss_newton,
     dense_gradient,
@@ -12,7 +20,10 @@ from torchstone.testing.zoo import Case, zoo
 
 __all__ = [
     "Case",
+    "check_batching",
+    "check_costs_nothing",
     "check_instrument",
+    "check_precision",
     "check_settings",
     "dense_gauss_newton",
     "dense_gradient",

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchstone import batches
 from torchstone.batches import same_bits
 from torchstone.errors import SettingError, TorchstoneError
 from torchstone.instruments.catalogue import Instrument
@@ -35,8 +36,8 @@ from torchstone.workbench import Workbench
 def check_instrument(kind: type[Instrument], case: Case) -> Reading | None:
     """Measure one instrument on one network of the zoo and assert everything that must hold whatever it measures.
 
-    Unchanged model and process, the same bits from the same seed, a reading that survives JSON, a verdict with its
-    threshold and source, a reason where there is no number, and no error.
+    Unchanged model, data and process, the same bits from the same seed, a reading that survives JSON, a verdict with
+    its threshold and source, a reason where there is no number, and no error.
 
     Args:
         kind: The instrument, built with its defaults.
@@ -50,17 +51,19 @@ def check_instrument(kind: type[Instrument], case: Case) -> Reading | None:
     """
     where = f"{kind.META.id} on {case.name}"
     specimen = case.specimen()
-    before = model_state(specimen.model)
+    before, data = model_state(specimen.model), _data(specimen)
     if case.refused:
         _check_refused(specimen, case)
         assert same_state(before, model_state(specimen.model)), (
             f"{where}: refusing changed the model or the process"
         )
+        assert all(map(same_bits, data, _data(specimen, copied=False))), f"{where}: refusing changed the data"
         return None
     with _silent():
         bench = Workbench.on(specimen, "standard")
         reading = measure(kind(), bench)
     assert same_state(before, model_state(specimen.model)), f"{where}: the model or the process was changed"
+    assert all(map(same_bits, data, _data(specimen, copied=False))), f"{where}: the data were changed"
     check_reading(reading, where)
     with _silent(), _elsewhere():
         again = measure(kind(), Workbench(bench.specimen, bench.plan, bench.seed))
@@ -104,13 +107,35 @@ def check_batching(kind: type[Instrument], case: Case, tolerance: float = 1e-4) 
         assert math.isclose(first, second, rel_tol=tolerance, abs_tol=tolerance), f"{kind.META.id}: {values}"
 
 
+def check_precision(kind: type[Instrument], case: Case, tolerance: float = 1e-3) -> None:
+    """Assert that a network in float32 and the same in float64 give the same value and level, up to rounding."""
+    readings = []
+    for wide in (False, True):
+        specimen = case.specimen()
+        if wide:
+            specimen.model.double()
+            specimen = case.around(specimen.model)
+        with _silent():
+            readings.append(measure(kind(), Workbench.on(specimen)))
+    single, double = readings
+    where = f"{kind.META.id} on {case.name}: {single.value} in float32, {double.value} in float64"
+    assert single.verdict.level == double.verdict.level, f"{where}, {single.verdict} and {double.verdict}"
+    assert (single.value is None) == (double.value is None), where
+    if single.value is not None and double.value is not None:
+        close = math.isclose(single.value, double.value, rel_tol=tolerance, abs_tol=tolerance)
+        assert close or (math.isnan(single.value) and math.isnan(double.value)), where
+
+
 def check_settings(kind: type[Instrument]) -> None:
-    """Assert that a numeric setting that is NaN, negative or text is refused with its name."""
+    """Assert that a numeric setting that is NaN, infinite, negative or text is refused with its name."""
     for field in fields(kind):  # pyright: ignore[reportArgumentType]
         default = field.default
-        if isinstance(default, bool) or not isinstance(default, int | float):
+        if isinstance(default, bool) or not isinstance(default, int | float | tuple):
             continue
-        for wrong in (float("nan"), -1e9, "many", float("inf")):
+        wrongs: list[Any] = [float("nan"), -1e9, "many", float("inf"), None, True]
+        if isinstance(default, tuple):
+            wrongs = [*wrongs, (), (float("nan"),), ("many",)]
+        for wrong in wrongs:
             made: Any = kind
             message = _refusal(lambda made=made, field=field, wrong=wrong: made(**{field.name: wrong}))
             assert f"{kind.META.id}.{field.name}" in message, (
@@ -144,7 +169,9 @@ class ModelState:
     parameters: tuple[tuple[str, Tensor, bool, Tensor | None, Tensor | None], ...]
     buffers: tuple[tuple[str, Tensor], ...]
     modes: tuple[bool, ...]
-    hooks: tuple[int, ...]
+    modules: tuple[tuple[str, int], ...]
+    hooks: tuple[tuple[int, ...], ...]
+    process: tuple[Any, ...]
     random: tuple[Any, ...]
 
 
@@ -165,9 +192,13 @@ def model_state(model: nn.Module) -> ModelState:
         parameters,
         tuple((name, buffer.clone()) for name, buffer in model.named_buffers()),
         tuple(module.training for module in model.modules()),
-        tuple(
-            len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
-            for module in model.modules()
+        tuple((name, id(module)) for name, module in model.named_modules()),
+        tuple(_hooks(module) for module in model.modules()),
+        (
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.get_num_threads(),
         ),
         (torch.get_rng_state(), random.getstate(), numpy_state[1].tobytes(), numpy_state[2]),
     )
@@ -184,10 +215,26 @@ def same_state(first: ModelState, second: ModelState) -> bool:
         )
         and [name for name, _ in first.buffers] == [name for name, _ in second.buffers]
         and all(same_bits(a[1], b[1]) for a, b in zip(first.buffers, second.buffers, strict=True))
-        and (first.modes, first.hooks) == (second.modes, second.hooks)
+        and (first.modes, first.modules, first.hooks) == (second.modes, second.modules, second.hooks)
+        and first.process == second.process
         and torch.equal(first.random[0], second.random[0])
         and first.random[1:] == second.random[1:]
     )
+
+
+def _hooks(module: nn.Module) -> tuple[int, ...]:
+    """Identities of a module's hooks, in their order."""
+    kinds = [
+        getattr(module, f"_{when}_hooks", {})
+        for when in ("forward", "forward_pre", "backward", "backward_pre")
+    ]
+    return tuple(id(hook) for kind in kinds for hook in kind.values())
+
+
+def _data(specimen: Specimen, *, copied: bool = True) -> list[Tensor]:
+    """The tensors that were handed over as data."""
+    found = [tensor for split in specimen.splits.values() for tensor in batches.tensors(split.source)]
+    return [tensor.clone() for tensor in found] if copied else found
 
 
 def _check_refused(specimen: Specimen, case: Case) -> None:

@@ -71,6 +71,11 @@ class Case:
                     parameter.copy_(
                         torch.randn(parameter.shape, generator=generator) * self.scale / fan_in**0.5
                     )
+        return self.around(model, seed)
+
+    def around(self, model: nn.Module, seed: int = 0) -> Specimen:
+        """A specimen of a given network with the case's data."""
+        generator = torch.Generator().manual_seed(seed + 1)
         train, test = (self.draw(generator, size) for size in self.sizes)
         return Specimen(
             model,

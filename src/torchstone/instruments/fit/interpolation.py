@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -51,16 +52,17 @@ class Interpolation:
         errors, count = int(wrong.sum()), len(wrong)
         history = dict(bench.specimen.recipe.history) if bench.specimen.recipe is not None else {}
         epoch = interpolation_epoch(history.get("train_error", ()))
-        after = change_after(history.get("test_error", ()), epoch)
-        tests = bench.specimen.size("test") if bench.specimen.has("test") else 0
-        verdict = judge(errors, epoch, after, tests)
+        since = errors_since(history.get("test_error", ()), epoch)
+        # The history was logged on the whole test set, also where a sample of it is examined.
+        tests = bench.specimen.split("test").total if bench.specimen.has("test") else 0
+        verdict = judge(errors, epoch, since, tests)
         interval = clopper_pearson(count - errors, count)
         return Reading.of(
             self.META,
             value=1 - errors / count,
             uncertainty=Uncertainty(interval.low, interval.high, "examples", "Clopper-Pearson"),
             verdict=verdict,
-            headline=_headline(errors, count, epoch, after),
+            headline=_headline(errors, count, epoch, since),
             explanation=(
                 "Training examples whose highest score is their label, counted in evaluation mode. The interpolation "
                 "epoch is the first after which the logged training error is zero."
@@ -78,29 +80,43 @@ def interpolation_epoch(train_error: Sequence[float]) -> int | None:
     return next((epoch for epoch, error in enumerate(train_error) if error == 0), None)
 
 
-def change_after(test_error: Sequence[float], epoch: int | None) -> float | None:
-    """Test error at the end minus at the interpolation epoch; None where either is unknown."""
+def errors_since(test_error: Sequence[float], epoch: int | None) -> tuple[float, float] | None:
+    """Test errors at the interpolation epoch and at the end; None where either is unknown."""
     if epoch is None or epoch >= len(test_error):
         return None
-    return test_error[-1] - test_error[epoch]
+    found = float(test_error[epoch]), float(test_error[-1])
+    return found if all(map(math.isfinite, found)) else None
 
 
-def judge(errors: int, epoch: int | None, after: float | None, tests: int) -> Verdict:
-    """Attention where the test error rose after interpolation by more than two standard errors of a proportion."""
+def judge(errors: int, epoch: int | None, since: tuple[float, float] | None, tests: int) -> Verdict:
+    """Attention where the test error rose after interpolation by more than two standard errors of the change.
+
+    Args:
+        errors: Training examples missed now.
+        epoch: Index of the interpolation epoch.
+        since: Test error there and at the end.
+        tests: Number of test examples; 0 where unknown.
+
+    Returns:
+        Informative where what followed is unknown.
+    """
     threshold = "test error after the interpolation epoch does not rise by more than two standard errors"
-    source = "Nakkiran et al. 2020 (epoch-wise double descent); the standard error is at most 1/(2 sqrt(n))"
-    if after is None:
+    source = (
+        "Nakkiran et al. 2020 (epoch-wise double descent); two errors a and b on the same n examples differ with a "
+        "standard error of at most sqrt((a + b)/n)"
+    )
+    if epoch is None or since is None or not tests:
         state = "interpolates its training data" if errors == 0 else "does not interpolate its training data"
         return Verdict(Level.INFORMATIVE, state, threshold, source)
-    limit = 1 / max(tests, 1) ** 0.5
-    if after > limit:
-        return Verdict(
-            Level.ATTENTION, f"test error rose by {after:.2%} since epoch {epoch}", threshold, source
-        )
+    first, last = since
+    # Only examples that one of the two errors counts can differ, and they are at most a share a + b.
+    if last - first > 2 * math.sqrt((first + last) / tests):
+        reason = f"test error rose by {last - first:.2%} since epoch {epoch + 1}"
+        return Verdict(Level.ATTENTION, reason, threshold, source)
     return Verdict(Level.GOOD, "training past interpolation did not cost test error", threshold, source)
 
 
-def _headline(errors: int, count: int, epoch: int | None, after: float | None) -> str:
+def _headline(errors: int, count: int, epoch: int | None, since: tuple[float, float] | None) -> str:
     fit = (
         "Every training example is fitted"
         if errors == 0
@@ -108,9 +124,10 @@ def _headline(errors: int, count: int, epoch: int | None, after: float | None) -
     )
     if epoch is None:
         return fit + "."
-    if after is None:
-        return f"{fit}; the training error was zero from epoch {epoch + 1}."
-    went = "rose" if after > 0 else "fell" if after < 0 else "stayed"
+    if since is None:
+        return f"{fit}; the training error was first zero at epoch {epoch + 1}."
+    after = since[1] - since[0]
+    went = "rose" if after > 0 else "fell" if after < 0 else "stayed the same"
     by = f" by {abs(after):.2%}" if after else ""
     return f"{fit}; since the training error reached zero at epoch {epoch + 1}, the test error {went}{by}."
 
