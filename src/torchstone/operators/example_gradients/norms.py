@@ -17,6 +17,12 @@ from torchstone.operators.example_gradients.outer import (
     outer_use,
     squared_lengths,
 )
+from torchstone.operators.example_gradients.positions import (
+    activations_by_example,
+    signal_by_example,
+    stack_as_positions,
+    widened,
+)
 from torchstone.operators.example_gradients.uses import Use
 from torchstone.operators.graph import Node
 
@@ -42,7 +48,7 @@ class ExampleNorms:
         self.uses, self.columns = uses, columns
         self.nodes: list[Node] = [use.use.node for use in uses]
         self._layouts: list[Layout] = []
-        self._stacked = _stack_as_positions(uses)
+        self._stacked = stack_as_positions(uses)
         self._activations: list[Tensor | None] = []
         self._way = "explicit"
         self._total: Tensor | None = None
@@ -86,11 +92,7 @@ class ExampleNorms:
 
     def _prepare(self, examples: int) -> None:
         self._activations = [
-            _by_example(
-                use, layout, use.activations, examples, use.activations.ndim - (0 if use.one_hot else 1)
-            )
-            if isinstance(use, OuterUse)
-            else None
+            activations_by_example(use, layout, examples) if isinstance(use, OuterUse) else None
             for use, layout in zip(self.uses, self._layouts, strict=True)
         ]
         if self._stacked:
@@ -156,7 +158,7 @@ class ExampleNorms:
         if self._shared is None:
             use = self.uses[0]
             assert isinstance(use, OuterUse)
-            rows = _widened(torch.cat([part for part in self._activations if part is not None], dim=2))
+            rows = widened(torch.cat([part for part in self._activations if part is not None], dim=2))
             if self._way == "lengths":
                 self._shared = squared_lengths(use, rows).double().sum(-1)
             else:
@@ -166,7 +168,7 @@ class ExampleNorms:
     def _signal_rows(self, signals: Mapping[Node, Tensor], examples: int) -> Tensor:
         """Signals of all uses by example, (N, groups, T, a)."""
         parts = [
-            _signal_by_example(use, layout, signals[node], examples)
+            signal_by_example(use, layout, signals[node], examples)
             for use, layout, node in zip(self.uses, self._layouts, self.nodes, strict=True)
             if isinstance(use, OuterUse)
         ]
@@ -180,38 +182,11 @@ class ExampleNorms:
             if isinstance(use, OuterUse):
                 activations = self._activations[position]
                 assert activations is not None
-                rows = _signal_by_example(use, layout, signal, examples)
-                made = explicit(use, rows, _widened(activations))
+                rows = signal_by_example(use, layout, signal, examples)
+                made = explicit(use, rows, widened(activations))
             else:
-                made = use.gradients(_widened(signal), layout, examples)
+                made = use.gradients(widened(signal), layout, examples)
             made = made if len(self.uses) == 1 and use.use.keeps_norms else use.use.pull_back(made)
             total = made if total is None else total + made
         assert total is not None
         return total
-
-
-def _stack_as_positions(uses: list[OuterUse | DirectUse]) -> bool:
-    """Whether all uses are outer products of one kind and orientation, so that their positions can be lined up."""
-    outer = [use for use in uses if isinstance(use, OuterUse)]
-    if len(outer) < len(uses):
-        return False
-    if len(outer) == 1:
-        return outer[0].use.keeps_norms
-    kinds = {(use.activation_first, use.one_hot, use.use.signature, use.use.node.name()) for use in outer}
-    return len(kinds) == 1 and next(iter(kinds))[2] in ((), ("TBackward0",))
-
-
-def _signal_by_example(use: OuterUse, layout: Layout, signal: Tensor, examples: int) -> Tensor:
-    rows = use.rows(_widened(signal))
-    return _by_example(use, layout, rows, examples, rows.ndim - 1)
-
-
-def _by_example(use: OuterUse, layout: Layout, rows: Tensor, examples: int, end: int) -> Tensor:
-    """Rows (groups, positions..., width) or indices (1, positions...) as (N, groups, T, width) or (N, 1, T)."""
-    parts = Layout(use.axes[layout.axis], layout.example_major).by_example(rows, examples)
-    return parts.flatten(2, end)
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    """Half precision as float32."""
-    return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize < 4 else tensor
