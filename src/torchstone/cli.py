@@ -7,11 +7,16 @@ import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from torchstone.errors import SettingError, TorchstoneError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from torchstone.specimen import Specimen
 
 app = typer.Typer(
     help="Why does your PyTorch network train, why does it generalise, where does its error come from, what to change?",
@@ -57,6 +62,8 @@ torchstone examine digits --with label_noise=0.05
 torchstone examine my_project.py:specimen --only margins --only hessian_trace
 
 torchstone examine my_package.models:specimen --device cuda --output reports/run-7 --open
+
+torchrun --nproc-per-node 4 -m torchstone examine my_project.py:specimen --device cuda
 """
 
 
@@ -93,17 +100,13 @@ def examine(
     from torchstone import examining
     from torchstone.plan import Plan, parse_bytes
     from torchstone.report.terminal import render
-    from torchstone.specimens.catalogue import built_in
-    from torchstone.specimens.target import load_target, parse_options
+    from torchstone.specimens.target import parse_options
 
     chosen = Plan.named(plan, parse_bytes(budget) if budget is not None else None)
     changed = _settings(settings)
     folder = output if output is not None else Path("torchstone-reports") / _folder_name(target)
     notes = Console(stderr=True)
-    if target in built_in():
-        notes.print(f"[dim]Training {target} on the spot …[/dim]")
-    specimen = load_target(target, parse_options(options), seed)
-    specimen = specimen.to(device) if device is not None else specimen
+    specimen = _specimen(target, parse_options(options), seed, device, notes)
     try:
         examination = examining.examine(
             specimen,
@@ -119,6 +122,8 @@ def examine(
     except KeyboardInterrupt:
         notes.print(f"\nInterrupted. What was finished is in {folder}; the same command resumes there.")
         raise typer.Exit(130) from None
+    if not specimen.processes.first:
+        return
     render(examination, Console(), report_path=folder / examining.HTML_NAME)
     if open_report:
         typer.launch(str(folder / examining.HTML_NAME))
@@ -230,6 +235,24 @@ def version() -> None:
     from torchstone._version import __version__
 
     typer.echo(__version__)
+
+
+def _specimen(
+    target: str, options: dict[str, Any], seed: int, device: str | None, notes: Console
+) -> Specimen:
+    """What TARGET names, on the device, shared with the other processes where torchrun started several."""
+    from torchstone.specimen import Processes, join_job
+    from torchstone.specimens.catalogue import built_in
+    from torchstone.specimens.target import load_target
+
+    job, device = join_job(device)
+    processes = Processes(job)
+    if target in built_in() and processes.first:
+        notes.print(f"[dim]Training {target} on the spot …[/dim]")
+    specimen = load_target(target, options, seed)
+    specimen = specimen.to(device) if device is not None else specimen
+    specimen.processes = processes
+    return specimen
 
 
 def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:

@@ -89,6 +89,10 @@ class FormatError(TorchstoneError):
     """A saved examination that cannot be read: corrupt, or of a newer schema."""
 
 
+class ProcessError(TorchstoneError):
+    """Processes that measure together were given different things, or one of them failed."""
+
+
 class NumericalError(TorchstoneError):
     """A routine met values it cannot work with (NaN, Inf) or did not converge."""
 

@@ -66,17 +66,23 @@ def examine(
     chosen_plan = Plan.named(plan) if isinstance(plan, str) else plan
     only, skip = [only] if isinstance(only, str) else only, [skip] if isinstance(skip, str) else skip
     instruments = choose(chosen_plan, only, skip, settings or {})
-    folder = Path(output) if output is not None else None
-    if folder is not None:
-        make_folder(folder)
+    processes = specimen.processes
+    processes = specimen.processes
+    folder = Path(output) if output is not None and processes.first else None
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     # Rich draws from Python's generator.
-    with keeping_random_states(), Progress(show=progress) as bar:
+    with keeping_random_states(), Progress(show=progress if processes.first else False) as bar:
+        with processes.telling_failure():
+            if folder is not None:
+                make_folder(folder)
         bench = Workbench.on(specimen, chosen_plan, seed)
-        journal = None
-        if folder is not None:
-            journal = Journal(folder, fingerprint(bench.specimen, chosen_plan, seed), fresh=fresh)
-        run = _Run(bench, instruments, journal, bar, clock)
+        with processes.telling_failure():
+            journal = None
+            if folder is not None:
+                journal = Journal(folder, fingerprint(bench.specimen, chosen_plan, seed), fresh=fresh)
+        # All processes skip what the first one finds finished.
+        earlier = processes.told((journal.readings, journal.seconds) if journal is not None else ({}, 0.0))
+        run = _Run(bench, instruments, journal, bar, clock, *earlier)
         try:
             run.measure_all()
         finally:
@@ -166,15 +172,16 @@ class _Run:
     journal: Journal | None
     bar: Progress
     clock: float
+    earlier: dict[str, Reading]
+    earlier_seconds: float
 
     def __post_init__(self) -> None:
         self.readings: dict[str, Reading] = {}
         self.done: list[tuple[CostClass, float]] = []
-        self.earlier = self.journal.seconds if self.journal is not None else 0.0
 
     @property
     def seconds(self) -> float:
-        return self.earlier + time.perf_counter() - self.clock
+        return self.earlier_seconds + time.perf_counter() - self.clock
 
     def measure_all(self) -> None:
         for position, instrument in enumerate(self.instruments):
@@ -191,7 +198,7 @@ class _Run:
 
     def _finished_before(self, instrument: Instrument) -> Reading | None:
         """A journalled reading of the same instrument, version and settings; errors are tried again."""
-        found = self.journal.readings.get(instrument.META.id) if self.journal is not None else None
+        found = self.earlier.get(instrument.META.id)
         if found is None or found.verdict.level == "error" or found.version != instrument.META.version:
             return None
         return found if replace(found, settings=settings_of(instrument)) == found else None

@@ -68,7 +68,8 @@ class KeptGraphs(Generic[Graph]):
             return self._kept[position]
         if self.fits is None:
             share = self.specimen.objective.size(batch) / self.specimen.size(self.split)
-            self.fits = self._bytes(batch) * math.ceil(1 / share) <= self.memory_bytes
+            mine = math.ceil(1 / share / self.specimen.processes.count)
+            self.fits = self._bytes(batch) * mine <= self.memory_bytes
         graph = self.build(batch)
         if self.fits:
             self._kept[position] = graph

@@ -11,9 +11,43 @@ from torch import Tensor, nn
 
 from torchstone import batches
 from torchstone.batches import Batch
-from torchstone.errors import ObjectiveError, SpecimenError, blaming
+from torchstone.errors import ObjectiveError, SettingError, SpecimenError, blaming
 from torchstone.objectives.base import Objective, one_per_example
+from torchstone.recipe import Recipe
 from torchstone.specimen.split import Split
+
+
+def check_kinds(model: Any, objective: Any, recipe: Any, mode: str, batch_size: int) -> None:
+    """Refuse arguments of the wrong kind.
+
+    Raises:
+        SpecimenError: The model, objective or recipe.
+        SettingError: A setting.
+    """
+    if not isinstance(model, nn.Module):
+        raise SpecimenError(
+            "model must be a torch.nn.Module",
+            f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__,
+            "Pass an instance; wrap a function in a module.",
+        )
+    if not isinstance(objective, Objective):
+        raise SpecimenError(
+            "objective must be an Objective",
+            type(objective).__name__
+            if not isinstance(objective, type)
+            else f"the class {objective.__name__}",
+            "Pass Classification(), Regression(), CausalLM(), HuggingFace() or your own subclass of Objective.",
+        )
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise SpecimenError(
+            "recipe must be a Recipe", type(recipe).__name__, "Pass Recipe(optimizer=..., ...)."
+        )
+    if mode not in ("eval", "as_is"):
+        raise SettingError(
+            "mode must be 'eval' or 'as_is'", repr(mode), "Use 'eval' unless you know why not."
+        )
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise SettingError("batch_size must be a whole number of at least 1", repr(batch_size), "Use 256.")
 
 
 def check_model(model: nn.Module) -> None:

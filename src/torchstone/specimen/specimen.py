@@ -17,8 +17,9 @@ from torchstone.batches import Batch
 from torchstone.errors import RaggedError, SettingError, SpecimenError, blaming
 from torchstone.objectives.base import Objective, one_per_example
 from torchstone.recipe import Recipe
-from torchstone.specimen.checks import check_model, check_split
+from torchstone.specimen.checks import check_kinds, check_model, check_split
 from torchstone.specimen.determinism import check_forward, couples_examples, freeze_data
+from torchstone.specimen.processes import Group, Processes
 from torchstone.specimen.protection import protect
 from torchstone.specimen.split import Split
 
@@ -48,6 +49,8 @@ class Specimen:
         mode: "eval" measures in evaluation mode, "as_is" in whatever mode each submodule is.
         freeze_noise: Every forward pass draws the same noise, for networks that are random by design.
         batch_size: Examples a batch, where the data are not already in batches.
+        processes: "all" or a process group: its processes share the batches of every sum. All of them hold the same
+            model and data and ask the same questions.
 
     Raises:
         SpecimenError: Something of the above is of the wrong kind or empty.
@@ -66,8 +69,9 @@ class Specimen:
         mode: Literal["eval", "as_is"] = "eval",
         freeze_noise: bool = False,
         batch_size: int = 256,
+        processes: Group = None,
     ) -> None:
-        _check_kinds(model, objective, recipe, mode, batch_size)
+        check_kinds(model, objective, recipe, mode, batch_size)
         self.model, self.recipe = model, recipe
         self.objective = objective.bind(model)
         self.name = str(name) or type(model).__name__
@@ -82,6 +86,7 @@ class Specimen:
             raise SpecimenError("A specimen needs training data", "None", "Pass train=(inputs, targets).")
         self.findings: tuple[str, ...] = ()
         self.coupled = False
+        self.processes = Processes(processes)
         self.passes = Passes()
 
     # -- what it is ------------------------------------------------------------------------------------------------
@@ -138,7 +143,11 @@ class Specimen:
         """
         part = self.split(split)
         for batch in part if rows is None or len(rows) == part.size else part.take(rows):
-            yield batches.move(batch, self.device, self.dtype)
+            yield self._moved(batch)
+
+    def share(self, split: str = "train") -> Iterator[Batch]:
+        """Those batches that are this process's to work on: all of them where it is alone."""
+        return map(self._moved, self.processes.share(self.split(split)))
 
     def forward(self, batch: Batch) -> Tensor:
         """Outputs of the network on a batch, shape (N, ...). Call it inside `measuring()`."""
@@ -176,19 +185,18 @@ class Specimen:
         Returns:
             Float64 tensors like those of `function`, on the model's device.
         """
-        total: tuple[Tensor, ...] | None = None
-        single = False
-        with self.measuring():
-            for batch in self.batches(split):
+        total: Tensor | tuple[Tensor, ...] | None = None
+        with self.measuring(), self.processes.telling_failure():
+            for batch in self.share(split):
                 result = function(batch)
                 single = isinstance(result, Tensor)
                 parts = tuple(part.detach().double() for part in ((result,) if single else result))
-                if total is None:  # copied, because float64 parts are still the function's own
-                    total = tuple(part.clone() for part in parts)
-                else:
-                    total = tuple(a.add_(b) for a, b in zip(total, parts, strict=True))
-        assert total is not None  # splits are never empty
-        return total[0] if single else total
+                if total is not None:
+                    parts = tuple(a.add_(b) for a, b in zip(_parts(total), parts, strict=True))
+                else:  # copied, because float64 parts are still the function's own
+                    parts = tuple(part.clone() for part in parts)
+                total = parts[0] if single else parts
+        return self.processes.summed(total)
 
     def mean_over(self, function: Callable[[Batch], Any], split: str = "train") -> Any:
         """`sum_over` divided by the number of examples, so that a ragged last batch weighs what it should."""
@@ -201,8 +209,9 @@ class Specimen:
         Raises:
             RaggedError: The rows of different batches have different shapes (each batch padded by itself, say).
         """
-        with self.measuring():
-            rows = [function(batch).detach().cpu() for batch in self.batches(split)]
+        with self.measuring(), self.processes.telling_failure():
+            rows = [function(batch).detach().cpu() for batch in self.share(split)]
+        rows = self.processes.gathered(rows)
         shapes = sorted({tuple(part.shape[1:]) for part in rows})
         if len(shapes) > 1:
             raise RaggedError(
@@ -267,6 +276,7 @@ class Specimen:
         for cached in _CACHED:  # the user may have frozen layers since
             ready.__dict__.pop(cached, None)
         check_model(self.model)
+        self.processes.require_same("model and data", self._signature())
         _ = ready.trainable  # found now, before anything measured asks for further gradients
         with ready.measuring(), torch.no_grad():
             for position, (name, split) in enumerate(self.splits.items()):
@@ -294,6 +304,18 @@ class Specimen:
         ready.findings = tuple(dict.fromkeys(findings))
         ready.passes = Passes()
         return ready
+
+    def _signature(self) -> tuple[Any, ...]:
+        """What processes compare before they share work: sizes, and sums of the weights and of the first batches."""
+        if self.processes.alone:
+            return ()
+        tensors = [*self._tensors()]
+        for split in self.splits.values():
+            tensors += batches.tensors(split.first())
+        return (
+            [(name, split.size) for name, split in self.splits.items()],
+            [(tuple(tensor.shape), float(tensor.detach().double().sum())) for tensor in tensors],
+        )
 
     def forward_checked(self, batch: Batch) -> Tensor:
         """Outputs on a batch; what the user's model raises becomes an error that says where it came from."""
@@ -330,28 +352,5 @@ class Specimen:
         return moved
 
 
-def _check_kinds(model: Any, objective: Any, recipe: Any, mode: str, batch_size: int) -> None:
-    if not isinstance(model, nn.Module):
-        raise SpecimenError(
-            "model must be a torch.nn.Module",
-            f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__,
-            "Pass an instance; wrap a function in a module.",
-        )
-    if not isinstance(objective, Objective):
-        raise SpecimenError(
-            "objective must be an Objective",
-            type(objective).__name__
-            if not isinstance(objective, type)
-            else f"the class {objective.__name__}",
-            "Pass Classification(), Regression(), CausalLM(), HuggingFace() or your own subclass of Objective.",
-        )
-    if recipe is not None and not isinstance(recipe, Recipe):
-        raise SpecimenError(
-            "recipe must be a Recipe", type(recipe).__name__, "Pass Recipe(optimizer=..., ...)."
-        )
-    if mode not in ("eval", "as_is"):
-        raise SettingError(
-            "mode must be 'eval' or 'as_is'", repr(mode), "Use 'eval' unless you know why not."
-        )
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise SettingError("batch_size must be a whole number of at least 1", repr(batch_size), "Use 256.")
+def _parts(total: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (total,) if isinstance(total, Tensor) else total
