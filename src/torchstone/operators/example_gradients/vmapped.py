@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,8 +41,38 @@ def vmapped_norms(
     Cost: one forward pass and K + 1 backward passes; memory K copies of these parameters an example.
 
     Returns:
-        Squared norms in float64 by name; None where the network does not run under `torch.func.vmap` (control flow that depends
-        on data, layers without a batching rule), or where the gradients it gives there do not add up to the batch's.
+        Squared norms in float64 by name; None where `vmapped_gradients` gives none.
+    """
+    norms = lambda gradients: gradients.double().square().sum(1)
+    squares = vmapped_gradients(specimen, batch, outputs, names, cotangents, memory_bytes, norms)
+    return None if squares is None else {name: part.T * signs for name, part in squares.items()}
+
+
+def vmapped_gradients(
+    specimen: Specimen,
+    batch: Batch,
+    outputs: Float[Tensor, "n ..."],
+    names: list[str],
+    cotangents: Float[Tensor, "K n ..."],
+    memory_bytes: int,
+    keep: Callable[[Float[Tensor, "K P"]], Tensor],
+) -> dict[str, Tensor] | None:
+    r"""keep(J_n^T s_nk) of every example, as many at once as fit the memory.
+
+    Cost: one forward pass and K + 1 backward passes; memory K copies of these parameters an example.
+
+    Args:
+        specimen: The network.
+        batch: The examples.
+        outputs: Their outputs with their graph.
+        names: The parameters.
+        cotangents: s_nk.
+        memory_bytes: For gradients that are held at once, before `keep`.
+        keep: What is kept of one example's gradients.
+
+    Returns:
+        Stacked over examples, by name; None where the network does not run under `torch.func.vmap` (control flow that
+        depends on data, layers without a batching rule), or where the gradients it gives there do not add up to the batch's.
     """
     values = {f"model.{name}": specimen.trainable[name].detach() for name in names}
     directions = _directions(values)
@@ -56,35 +86,55 @@ def vmapped_norms(
 
         _, pull = torch.func.vjp(of_parameters, values)  # pyright: ignore[reportAssignmentType]
         (gradients,) = torch.func.vmap(pull)(cotangent[:, None])
-        flat = {key: value.flatten(1).double() for key, value in gradients.items()}
-        squares = {key: value.square().sum(1).detach() for key, value in flat.items()}
-        return squares, {key: (value @ directions[key]).sum().detach() for key, value in flat.items()}
+        flat = {key: value.flatten(1) for key, value in gradients.items()}
+        kept = {key: keep(value).detach() for key, value in flat.items()}
+        return kept, {key: (value.double() @ directions[key]).sum().detach() for key, value in flat.items()}
 
     dims = [0 if tensor.ndim else None for tensor in tensors]
-    count, columns = signs.shape[1], signs.shape[0]
+    columns, count = cotangents.shape[:2]
     bytes_each = 8 * columns * sum(value.numel() for value in values.values())
     chunk = max(1, min(count, memory_bytes // max(1, bytes_each)))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")
-            squares, shadows = torch.func.vmap(one, in_dims=(dims, 1), chunk_size=chunk)(tensors, cotangents)
+            kept, shadows = torch.func.vmap(one, in_dims=(dims, 1), chunk_size=chunk)(tensors, cotangents)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
         return None
     specimen.passes.forward += count
     specimen.passes.backward += count * columns
-    whole = specimen.grad(
-        outputs,
-        [specimen.trainable[name] for name in names],
-        batch,
-        grad_outputs=cotangents.sum(0),
-        retain_graph=True,
-    )
-    for key, gradient in zip(values, whole, strict=True):
+    sums = {name: shadows[f"model.{name}"].sum() for name in names}
+    if not adds_up(specimen, batch, outputs, sums, cotangents):
+        return None
+    return {name: kept[f"model.{name}"] for name in names}
+
+
+def adds_up(
+    specimen: Specimen,
+    batch: Batch,
+    outputs: Tensor,
+    shadows: Mapping[str, Tensor],
+    cotangents: Float[Tensor, "K n ..."],
+) -> bool:
+    """Whether gradients that were formed one by one are, in sum, those of the batch.
+
+    Args:
+        specimen: The network.
+        batch: The examples.
+        outputs: Their outputs with their graph.
+        shadows: By parameter, the sum of its gradients' products with fixed random vectors.
+        cotangents: What was pulled back.
+    """
+    parameters = [specimen.trainable[name] for name in shadows]
+    directions = _directions({name: specimen.trainable[name] for name in shadows})
+    pulled = cotangents.sum(0)
+    whole = specimen.grad(outputs, parameters, batch, grad_outputs=pulled, retain_graph=True)
+    for (name, shadow), gradient in zip(shadows.items(), whole, strict=True):
         flat = gradient.reshape(-1).double()
-        slack = 1e3 * torch.finfo(gradient.dtype).eps * count * float(flat.norm() * directions[key].norm())
-        if abs(float(shadows[key].sum() - flat @ directions[key])) > slack:
-            return None
-    return {name: squares[f"model.{name}"].T * signs for name in names}
+        size = float(flat.norm() * directions[name].norm())
+        slack = 1e3 * torch.finfo(gradient.dtype).eps * cotangents.shape[1] * size
+        if abs(float(shadow - flat @ directions[name])) > slack:
+            return False
+    return True
 
 
 def _directions(values: dict[str, Tensor]) -> dict[str, Tensor]:
