@@ -10,6 +10,7 @@ from torchstone.linalg.hutch_plus_plus import hutch_plus_plus
 from torchstone.linalg.lanczos import Tridiagonalisation, lanczos
 from torchstone.linalg.linear_map import LinearMap, require_square, require_symmetric
 from torchstone.linalg.orthonormalise import orthonormalise
+from torchstone.linalg.outliers import OutlierCount, count_outliers
 from torchstone.linalg.probe_variance import gaussian_variance, rademacher_variance
 from torchstone.linalg.probes import Distribution, draw_probes
 from torchstone.linalg.trace import TraceEstimate, exact_trace, hutchinson_trace
@@ -22,9 +23,11 @@ __all__ = [
     "Eigenpairs",
     "FunctionMap",
     "LinearMap",
+    "OutlierCount",
     "TraceEstimate",
     "Tridiagonalisation",
     "as_linear_map",
+    "count_outliers",
     "draw_probes",
     "exact_trace",
     "gaussian_variance",
