@@ -75,7 +75,7 @@ def vmapped_gradients(
         depends on data, layers without a batching rule), or where the gradients it gives there do not add up to the batch's.
     """
     values = {f"model.{name}": specimen.trainable[name].detach() for name in names}
-    directions = _directions(values)
+    directions = random_vectors(values)
     tensors = list(batches.tensors(batch))
     wrapper = _Outputs(specimen.objective, specimen.model)
 
@@ -125,7 +125,7 @@ def adds_up(
         cotangents: What was pulled back.
     """
     parameters = [specimen.trainable[name] for name in shadows]
-    directions = _directions({name: specimen.trainable[name] for name in shadows})
+    directions = random_vectors({name: specimen.trainable[name] for name in shadows})
     pulled = cotangents.sum(0)
     whole = specimen.grad(outputs, parameters, batch, grad_outputs=pulled, retain_graph=True)
     for (name, shadow), gradient in zip(shadows.items(), whole, strict=True):
@@ -137,7 +137,7 @@ def adds_up(
     return True
 
 
-def _directions(values: dict[str, Tensor]) -> dict[str, Tensor]:
+def random_vectors(values: dict[str, Tensor]) -> dict[str, Tensor]:
     """A random vector a parameter, to compare gradients by one number."""
     generator = torch.Generator().manual_seed(0)
     return {
