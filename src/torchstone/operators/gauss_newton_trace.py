@@ -88,8 +88,9 @@ def gauss_newton_trace(
         specimen.measuring(),
         twice_differentiable(specimen.model, specimen.device),
         torch.enable_grad(),
+        specimen.processes.telling_failure(),
     ):
-        for batch in specimen.batches(split):
+        for batch in specimen.share(split):
             work.take(batch)
     return work.finish()
 
@@ -109,11 +110,12 @@ class _Work:
         self.generator, self.memory_bytes = generator, memory_bytes
         self.piece: int | None = None
         self.result = GaussNewtonTrace()
-        self.parts: dict[str, list[Tensor]] = {name: [] for name in specimen.trainable}
+        self.batches: list[dict[str, list[Tensor]]] = []  # of each batch, by name, the rows of its pieces
         self.sampled = False
 
     def take(self, batch: Batch) -> None:
         """One batch, in pieces where memory demands it."""
+        self.batches.append({name: [] for name in self.specimen.trainable})
         count = self.specimen.objective.size(batch)
         if self.piece is None and count > 2:
             self.piece = self._measure(self.specimen.objective.take(batch, torch.arange(2)))
@@ -144,7 +146,7 @@ class _Work:
         self.result.curved |= curved_parameters(outputs, specimen.losses(outputs, batch), specimen.trainable)
         if not wanted or not outputs.requires_grad:
             for name in wanted:
-                self.parts[name].append(torch.zeros(1, count, dtype=torch.float64))
+                self.batches[-1][name].append(torch.zeros(1, count, dtype=torch.float64))
             return count
         curvature = self._curvature(outputs, batch)
         if isinstance(curvature, str):
@@ -162,7 +164,7 @@ class _Work:
         self.result.columns = max(self.result.columns, columns)
         self.result.formed |= set(traces.loose)
         for name, part in found.items():
-            self.parts[name].append(part)
+            self.batches[-1][name].append(part)
         self._miss(
             [name for name in wanted if name not in found],
             "its use has no rule and the network does not run under torch.func.vmap",
@@ -183,14 +185,22 @@ class _Work:
         self.result.missing |= dict.fromkeys(names, reason)
 
     def finish(self) -> GaussNewtonTrace:
-        """Join the batches."""
-        result = self.result
+        """Join the batches, those of other processes included."""
+        processes, result = self.specimen.processes, self.result
+        batches = processes.gathered(self.batches)
+        for other, sampled in processes.of_each((result, self.sampled)):
+            result.columns = max(result.columns, other.columns)
+            result.curved |= other.curved
+            result.formed |= other.formed
+            result.missing |= other.missing
+            self.sampled = self.sampled or sampled
         result.formed -= set(result.missing)
         rounds = self.samples if self.sampled else 1
-        for name, parts in self.parts.items():
+        for name in self.specimen.trainable:
             if name in result.missing:
                 continue
             # A batch without curvature, or one decomposed exactly, has one row where others have one a sample.
+            parts = [part.cpu() for batch in batches for part in batch[name]]
             whole = torch.cat([part.expand(rounds, -1) for part in parts], dim=1)
             result.by_example[name] = whole.mean(0)
             if self.sampled:

@@ -6,7 +6,7 @@ import atexit
 import contextlib
 import os
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchstone.errors import ProcessError, SettingError
 
+Value = TypeVar("Value")
 Sums = Tensor | tuple[Tensor, ...]
 Group = (
     Literal["all"] | Any | None
@@ -124,13 +125,18 @@ class Processes:
         found = tuple(piece.reshape(part.shape) for piece, part in zip(pieces, each, strict=True))
         return found[0] if isinstance(parts, Tensor) else found
 
-    def gathered(self, rows: list[Tensor]) -> list[Tensor]:
-        """The rows of all batches in the data's order, in every process."""
+    def of_each(self, value: Value) -> list[Value]:
+        """What each process holds, in every process, by rank."""
         if self.alone:
-            return rows
+            return [value]
         self._worst(_READY)
-        shares: list[Any] = [None] * self.count
-        dist.all_gather_object(shares, rows, group=self.group)
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def gathered(self, rows: list[Value]) -> list[Value]:
+        """One thing a batch, in the data's order, in every process."""
+        shares = self.of_each(rows)
         total = sum(map(len, shares))
         return [shares[index % self.count][index // self.count] for index in range(total)]
 
@@ -150,10 +156,7 @@ class Processes:
         Raises:
             ProcessError: In every process.
         """
-        if self.alone:
-            return
-        values: list[Any] = [None] * self.count
-        dist.all_gather_object(values, here, group=self.group)
+        values = self.of_each(here)
         if others := [rank for rank, value in enumerate(values) if value != values[0]]:
             raise ProcessError(
                 f"Every process must be given the same {what}",
