@@ -109,7 +109,7 @@ def loss_curvature(specimen: Specimen, outputs: Tensor, batch: Batch) -> LossCur
     if foreign_functions(nodes_of(losses)):
         return "the loss is a custom autograd function"
     (gradient,) = torch.autograd.grad(losses.sum(), leaf, create_graph=True)
-    if not _independent(losses, leaf, gradient.detach()):
+    if not losses_are_independent(losses, leaf, gradient.detach()):
         return "the losses of a batch depend on each other"
     shape, size = tuple(outputs.shape), outputs[0].numel()
     if not gradient.requires_grad:
@@ -138,7 +138,7 @@ def _losses_at(specimen: Specimen, outputs: Tensor, batch: Batch) -> tuple[Tenso
     return leaf, specimen.losses(leaf, batch)
 
 
-def _independent(losses: Tensor, leaf: Tensor, gradient: Tensor) -> bool:
+def losses_are_independent(losses: Tensor, leaf: Tensor, gradient: Tensor) -> bool:
     """Whether each loss depends on its own example's outputs only."""
     scales = draw_scales(losses.shape[0], losses.device).to(losses.dtype)
     (scaled,) = torch.autograd.grad((scales * losses).sum(), leaf, retain_graph=True)

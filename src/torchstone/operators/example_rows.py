@@ -1,0 +1,139 @@
+"""Gradients of a batch's examples in all parameters, as factors, and their inner products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from torchstone.batches import Batch
+from torchstone.errors import SpecimenError
+from torchstone.operators.cotangents import Cotangents
+from torchstone.operators.example_gradients import (
+    BatchGradients,
+    FormedRows,
+    OuterRows,
+    Rows,
+    gram_of,
+    joined,
+    rows_of,
+)
+from torchstone.operators.example_gradients.gram import pairing_is_cheaper
+from torchstone.operators.parameter_space import ParameterSpace
+from torchstone.operators.tangent_kernel.jacobian import formed_rows
+from torchstone.specimen import Specimen
+
+
+@dataclass(frozen=True)
+class ExampleRows:
+    """C gradients of each of N examples.
+
+    Attributes:
+        examples: N.
+        columns: C.
+        signs: Of each, (N, C).
+        rows: By parameter; those on which nothing depends are missing.
+        formed: Parameters whose gradients were formed by `torch.func`, or one by one.
+    """
+
+    examples: int
+    columns: int
+    signs: Float[Tensor, "n c"]
+    rows: dict[str, Rows]
+    formed: frozenset[str]
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the factors."""
+        return sum(rows.bytes for rows in self.rows.values())
+
+    def gram(self, other: ExampleRows, memory_bytes: int) -> Float[Tensor, "nc md"]:
+        """Inner products of all pairs, in float64, on the CPU; the gradients of an example follow each other."""
+        shape = (self.examples * self.columns, other.examples * other.columns)
+        total = torch.zeros(shape, dtype=torch.float64)
+        if 0 in shape:
+            return total
+        for name in self.rows.keys() & other.rows.keys():
+            total += gram_of(self.rows[name], other.rows[name], memory_bytes).reshape(shape).cpu()
+        return total
+
+
+@dataclass
+class RowMaker:
+    """Makes the rows of one batch after another; call it inside `measuring()` with gradients enabled.
+
+    Args:
+        specimen: The network.
+        space: The parameters.
+        cotangents: Which gradients.
+        memory_bytes: For the rows of one piece of a batch.
+    """
+
+    specimen: Specimen
+    space: ParameterSpace
+    cotangents: Cotangents
+    memory_bytes: int
+    _piece: int | None = None
+
+    def of(self, batch: Batch, first: int) -> list[ExampleRows]:
+        """The rows of a batch, in as many pieces as the memory asks for; frozen noise belongs to whole batches.
+
+        Raises:
+            SpecimenError: Examples influence each other.
+        """
+        return list(self._pieces(batch, first))
+
+    def _pieces(self, batch: Batch, first: int) -> Iterator[ExampleRows]:
+        objective = self.specimen.objective
+        count = objective.size(batch)
+        if self._piece is None and count > 2 and not self.specimen.freeze_noise:
+            few = self._rows(objective.take(batch, torch.arange(2)), first)
+            self._piece = max(1, self.memory_bytes // max(1, few.bytes // 2))
+        size = min(count, self._piece or count)
+        for start in range(0, count, size):
+            stop = min(count, start + size)
+            whole = stop - start == count
+            part = batch if whole else objective.take(batch, torch.arange(start, stop))
+            yield self._rows(part, first + start)
+
+    def _rows(self, batch: Batch, first: int) -> ExampleRows:
+        specimen = self.specimen
+        outputs = specimen.forward(batch)
+        cotangents, signs = self.cotangents.of(specimen, outputs, batch, first)
+        columns, count = len(cotangents), outputs.shape[0]
+        if not outputs.requires_grad or not columns:
+            return ExampleRows(count, columns, signs.T, {}, frozenset())
+        parameters = dict(zip(self.space.names, self.space.parameters, strict=True))
+        gradients = BatchGradients.of(specimen, outputs, parameters)
+        parts: dict[str, list[Rows]] = {name: [] for name in gradients.ruled}
+        for cotangent in cotangents if parts else ():
+            signals = gradients.signals(cotangent)
+            for name, one in gradients.ruled.items():
+                parts[name].append(_compact(rows_of(one, signals), columns))
+        rows = {name: joined(part) for name, part in parts.items()}
+        if gradients.loose:
+            rows |= self._formed(batch, outputs, gradients.loose, cotangents)
+        return ExampleRows(count, columns, signs.T, rows, frozenset(gradients.loose))
+
+    def _formed(self, batch: Batch, outputs: Tensor, names: list[str], cotangents: Tensor) -> dict[str, Rows]:
+        try:
+            found = formed_rows(self.specimen, batch, outputs, names, cotangents, self.memory_bytes)
+        except SpecimenError as error:
+            raise SpecimenError(
+                "Gradients of single examples need examples that do not influence each other",
+                "gradients one by one that do not add up to the batch's",
+                "Put batch normalisation into evaluation mode (mode='eval').",
+            ) from error
+        return {name: FormedRows(gradients.detach()) for name, gradients in found.items()}
+
+
+def _compact(rows: Rows, columns: int) -> Rows:
+    """Formed where it would be multiplied with its like as formed gradients, and takes no more memory so."""
+    if isinstance(rows, OuterRows) and not pairing_is_cheaper(rows, rows, columns):
+        examples, here = rows.counts
+        if examples * here * rows.numel * rows.signals.element_size() <= 2 * rows.bytes:
+            return FormedRows(rows.formed())
+    return rows
