@@ -3,6 +3,8 @@
 from torchstone.operators.gauss_newton import GaussNewton
 from torchstone.operators.gauss_newton_trace import GaussNewtonTrace, gauss_newton_trace
 from torchstone.operators.hessian import Hessian
+from torchstone.operators.ntk import TangentKernel, ntk, ntk_plan
+from torchstone.operators.ntk_map import NTKMap
 from torchstone.operators.parameter_space import ParameterSpace
 from torchstone.operators.piecewise_linear import curved_parameters
 from torchstone.operators.trace import ParameterTrace, TraceResult, hessian_trace
@@ -11,10 +13,14 @@ __all__ = [
     "GaussNewton",
     "GaussNewtonTrace",
     "Hessian",
+    "NTKMap",
     "ParameterSpace",
     "ParameterTrace",
+    "TangentKernel",
     "TraceResult",
     "curved_parameters",
     "gauss_newton_trace",
     "hessian_trace",
+    "ntk",
+    "ntk_plan",
 ]

@@ -148,6 +148,8 @@ class _Work:
     left: Examples
     right: Examples | None
     linearised: Linearised
+    flat: bool
+    """Whether the kernel is a number a pair of examples."""
 
     @classmethod
     def of(
@@ -160,7 +162,7 @@ class _Work:
         made = Linearised(
             left.specimen, parameters, directions, outputs == "trace" if directions is None else False
         )
-        work = cls(left, right, made)
+        work = cls(left, right, made, flat=directions is None and outputs != "all")
         if directions is None and outputs not in ("all", "trace"):
             work._choose(outputs)
         return work
@@ -224,7 +226,7 @@ class _Result:
 
     stored: Tensor
     shares: dict[str, Tensor]
-    summed: bool
+    flat: bool
 
     @classmethod
     def of(cls, work: _Work, per_layer: bool) -> _Result:
@@ -233,7 +235,7 @@ class _Result:
         shape = (work.left.count, k, (work.right or work.left).count, k)
         empty = lambda: torch.zeros(shape, dtype=linearised.dtype, device=work.left.specimen.device)
         names = linearised.parameters if per_layer else ()
-        return cls(empty(), {name: empty() for name in names}, k == 1)
+        return cls(empty(), {name: empty() for name in names}, work.flat)
 
     def enter(
         self, start: int, other: int, left: Block, right: Block, *, same: bool = False, mirrored: bool = False
@@ -260,7 +262,7 @@ class _Result:
         return {name: self._shaped(share) for name, share in self.shares.items()}
 
     def _shaped(self, stored: Tensor) -> Tensor:
-        return stored[:, 0, :, 0] if self.summed else stored.transpose(1, 2)
+        return stored[:, 0, :, 0] if self.flat else stored.transpose(1, 2)
 
 
 def _write(target: Tensor, tile: Tensor, start: int, other: int, same: bool, mirrored: bool) -> None:

@@ -31,13 +31,11 @@ def formed_rows(
     found = vmapped_gradients(specimen, batch, outputs, names, cotangents, memory_bytes, lambda rows: rows)
     if found is None:
         found = _one_by_one(specimen, batch, names, cotangents)
+        vectors = random_vectors({name: specimen.trainable[name] for name in names})
         shadows = {
-            name: (
-                rows.sum((0, 1), dtype=torch.float64) @ random_vectors({name: specimen.trainable[name]})[name]
-            )
-            for name, rows in found.items()
+            name: rows.sum((0, 1), dtype=torch.float64) @ vectors[name] for name, rows in found.items()
         }
-        if not adds_up(specimen, batch, outputs, shadows, cotangents):
+        if not found or not adds_up(specimen, batch, outputs, shadows, cotangents):
             raise SpecimenError(
                 "A tangent kernel needs examples that do not influence each other",
                 "gradients of single examples that do not add up to the batch's",
@@ -53,7 +51,10 @@ def _one_by_one(
     examples: dict[str, list[Tensor]] = {name: [] for name in names}
     for n in range(cotangents.shape[1]):
         single = specimen.objective.take(batch, torch.tensor([n]))
-        outputs = specimen.forward(single)
+        try:
+            outputs = specimen.forward(single)
+        except (RuntimeError, ValueError):  # batch statistics of a single example
+            return {}
         columns = [
             specimen.grad(outputs, parameters, single, grad_outputs=cotangent[n : n + 1], retain_graph=True)
             for cotangent in cotangents

@@ -14,6 +14,7 @@ from torchstone.errors import MemoryBudgetError
 from torchstone.operators.tangent_kernel.linearised import Linearised
 
 _TILE_ROWS = 2048  # rows of a tile past which matrix products become no faster
+_SMALL = 2**14  # of scalars, signs, scales and the like
 _BLOCKS = tuple(2**power for power in range(10, -1, -1))
 
 
@@ -143,7 +144,7 @@ def _measure(
         left,
         m,
         right is None,
-        result + protection + widest * largest,
+        result + protection + widest * largest + _SMALL,
         graph + widest * linearised.outputs * 4,
         widest * numbers,
         linearised,
