@@ -28,7 +28,7 @@ BLOCKS = [
 LEVELS: list[set[str]] = [
     {"errors", "linalg", "_version"},
     {"batches", "details", "reading", "serialise", "recipe", "objectives", "specimen", "plan", "examination"},
-    {"operators", "kernels", "bounds"},
+    {"operators", "kernels", "bounds", "landscape"},
     set(BLOCKS),
     {"specimens", "workbench", "instruments", "watch"},
     {"examining", "journal", "environment", "progress", "report", "writing"},
