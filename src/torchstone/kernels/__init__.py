@@ -1,5 +1,6 @@
 """Similarities between examples, and what a representation's own similarities say about it."""
 
+from torchstone.kernels.arccosine import arc_cosine, two_layer_relu_tangent
 from torchstone.kernels.cka import (
     AlignmentEstimate,
     linear_cka,
@@ -20,14 +21,18 @@ from torchstone.kernels.spectrum import (
     stable_rank,
     zca_whitening,
 )
+from torchstone.kernels.tangent import DenseKernels, dense_kernels
 
 __all__ = [
     "AlignmentEstimate",
+    "DenseKernels",
     "Metric",
     "Neighbours",
     "Whitening",
+    "arc_cosine",
     "condition_number",
     "covariance_spectrum",
+    "dense_kernels",
     "effective_rank",
     "isotropy",
     "linear_cka",
@@ -37,6 +42,7 @@ __all__ = [
     "nearest_neighbours",
     "participation_ratio",
     "stable_rank",
+    "two_layer_relu_tangent",
     "unbiased_hsic",
     "unbiased_linear_cka",
     "unbiased_linear_hsic",
