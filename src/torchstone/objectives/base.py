@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from torchstone import batches
@@ -29,6 +30,10 @@ class Objective(ABC):
     task: ClassVar[str] = "custom"
     convex: ClassVar[bool] = False
     """Whether each loss is convex in its row of outputs (so the Gauss-Newton matrix is positive semi-definite)."""
+    natural: ClassVar[bool] = False
+    """Whether each loss is -log p(y | outputs) with the outputs as natural parameters, or a weighted sum of such terms over
+    positions: softmax cross-entropy, squared error. Its Hessian in the outputs is then the Fisher information. A subclass
+    that overrides `losses` must say so again."""
 
     def bind(self, model: nn.Module) -> Self:
         """The objective with whatever it must know of the model filled in; by default itself."""
@@ -70,6 +75,14 @@ class Objective(ABC):
         """The batch with its continuous input replaced."""
         old = self.inputs(batch)
         return batches.map_tensors(lambda tensor: inputs if tensor is old else tensor, batch)
+
+    def sampled(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """Gradient of -log p(y | outputs) in the outputs, (N, ...), at labels y that are drawn from p; None without a p.
+
+        Optional: for custom objectives that shall have a sampled Fisher matrix. Where losses weigh positions, multiply a
+        position's gradient by the root of its weight, so that the mean of s s^T is the Fisher information on the loss's scale.
+        """
+        return None
 
     def check(self, outputs: Tensor, batch: Batch) -> None:  # noqa: B027 - optional to override
         """Raise a TorchstoneError when outputs and batch cannot belong together (labels out of range, say)."""

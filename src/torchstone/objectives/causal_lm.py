@@ -28,6 +28,7 @@ class CausalLM(Objective):
 
     task = "language model"
     convex = True
+    natural = True
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ class Classification(Supervised):
 
     task = "classification"
     convex = True
+    natural = True
 
     def __init__(
         self,

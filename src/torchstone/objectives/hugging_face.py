@@ -33,6 +33,7 @@ class HuggingFace(Objective):
     """
 
     convex = True
+    natural = True
 
     def __init__(
         self, task: HuggingFaceTask = "auto", class_names: tuple[str, ...] = (), ignore_index: int = -100

@@ -18,6 +18,7 @@ class Regression(Supervised):
 
     task = "regression"
     convex = True
+    natural = True
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean squared error of each example, shape (N,)."""

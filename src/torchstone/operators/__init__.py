@@ -1,7 +1,10 @@
 """Curvature of a specimen's risk in its parameters, as linear maps and traces."""
 
+from torchstone.operators.fisher import Fisher
 from torchstone.operators.gauss_newton import GaussNewton
 from torchstone.operators.gauss_newton_trace import GaussNewtonTrace, gauss_newton_trace
+from torchstone.operators.gradient_covariance import GradientCovariance
+from torchstone.operators.gradient_gram import GradientGram, gradient_gram
 from torchstone.operators.hessian import Hessian
 from torchstone.operators.ntk import TangentKernel, ntk, ntk_plan
 from torchstone.operators.ntk_map import NTKMap
@@ -10,8 +13,11 @@ from torchstone.operators.piecewise_linear import curved_parameters
 from torchstone.operators.trace import ParameterTrace, TraceResult, hessian_trace
 
 __all__ = [
+    "Fisher",
     "GaussNewton",
     "GaussNewtonTrace",
+    "GradientCovariance",
+    "GradientGram",
     "Hessian",
     "NTKMap",
     "ParameterSpace",
@@ -20,6 +26,7 @@ __all__ = [
     "TraceResult",
     "curved_parameters",
     "gauss_newton_trace",
+    "gradient_gram",
     "hessian_trace",
     "ntk",
     "ntk_plan",

@@ -29,6 +29,9 @@ class KeptGraphs(Generic[Graph]):
         space: Parameters that are differentiated.
         build: Makes the graph of a batch; called inside `measuring()` with gradients enabled.
         memory_bytes: Budget for all graphs together.
+
+    Attributes:
+        position: Number of the batch that is worked on, among this process's.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class KeptGraphs(Generic[Graph]):
         self.specimen, self.split, self.space = specimen, split, space
         self.build, self.memory_bytes = build, memory_bytes
         self.fits: bool | None = None
+        self.position = 0
         self._kept: dict[int, Graph] = {}
         self._versions = space.versions
 
@@ -64,6 +68,7 @@ class KeptGraphs(Generic[Graph]):
             return self.specimen.mean_over(of_batch, self.split)
 
     def _graph(self, position: int, batch: Batch) -> Graph:
+        self.position = position
         if position in self._kept:
             return self._kept[position]
         if self.fits is None:

@@ -67,24 +67,38 @@ class LossCurvature:
     @property
     def can_sample(self) -> bool:
         """Whether `sample` works: every sign must be positive."""
-        return self.kind == "softmax" or (self.kind == "diagonal" and bool((self.signs >= 0).all()))
+        return self.kind == "softmax" or bool((self.signs >= 0).all())
+
+    @property
+    def draws(self) -> int:
+        """Random numbers an example that a sample takes."""
+        return len(self.vectors) if self.kind == "dense" else self.vectors.shape[1]
 
     def sample(self, generator: torch.Generator) -> tuple[Float[Tensor, "n ..."], Float[Tensor, " n"]]:
-        """A random s with E[s s^T] = d^2 l / df^2, independent over examples and positions.
+        """A random s with E[s s^T] = d^2 l / df^2, independent over examples and positions."""
+        uniforms = torch.rand(self.shape[0], self.draws, generator=generator, dtype=torch.float64)
+        return self.sample_at(uniforms), torch.ones(
+            self.shape[0], dtype=torch.float64, device=self.vectors.device
+        )
 
-        softmax: sqrt(w) (e_y - p) with y drawn from p; diagonal: random signs times the root of the diagonal.
+    def sample_at(self, uniforms: Float[Tensor, "n draws"]) -> Float[Tensor, "n ..."]:
+        """The same from given numbers, uniform on [0, 1).
+
+        softmax: sqrt(w) (p - e_y) with y drawn from p, the gradient at a label that was drawn; else random signs times
+        the exact columns.
         """
-        examples = self.shape[0]
-        ones = torch.ones(examples, dtype=torch.float64, device=self.vectors.device)
-        if self.kind == "diagonal":
-            flips = torch.randint(0, 2, self.vectors.shape, generator=generator).to(self.vectors) * 2 - 1
-            return (flips * self.vectors.sqrt()).reshape(self.shape).to(self.dtype), ones
-        draws = torch.rand(self.vectors.shape[:2], generator=generator, dtype=torch.float64).to(self.vectors)
+        uniforms = uniforms.to(self.vectors)
+        if self.kind != "softmax":
+            flips = torch.where(uniforms < 0.5, -1.0, 1.0).to(self.vectors)
+            if self.kind == "diagonal":
+                return (flips * self.vectors.sqrt()).reshape(self.shape).to(self.dtype)
+            mixed = (flips.T[..., None] * self.vectors).sum(0)
+            return mixed.reshape(self.shape).to(self.dtype)
         cumulative = self.vectors.cumsum(2)
-        threshold = (draws * cumulative[..., -1])[..., None]
+        threshold = (uniforms * cumulative[..., -1])[..., None]
         drawn = torch.searchsorted(cumulative, threshold, right=True).clamp(max=self.vectors.shape[2] - 1)
-        column = -self.vectors.scatter_add(2, drawn, torch.full_like(threshold, -1.0))
-        return self._in_place(column * self.signs.sqrt()[..., None]), ones
+        column = self.vectors.scatter_add(2, drawn, torch.full_like(threshold, -1.0))
+        return self._in_place(column * self.signs.sqrt()[..., None])
 
     def _in_place(self, column: Float[Tensor, "n t c"]) -> Tensor:
         """(N, T, C) as the outputs have it."""
@@ -92,13 +106,21 @@ class LossCurvature:
         return column.reshape(self.shape[0], *others, -1).movedim(-1, self.class_dim).to(self.dtype)
 
 
-def loss_curvature(specimen: Specimen, outputs: Tensor, batch: Batch) -> LossCurvature | str:
+def loss_curvature(
+    specimen: Specimen, outputs: Tensor, batch: Batch, *, structured: bool = False
+) -> LossCurvature | str:
     """The loss Hessians of a batch, in float64.
 
     Small outputs are handled for any loss. For large ones the structure (softmax over some dimension, or diagonal) is
     guessed and checked by products with random vectors.
 
     Cost: as many backward passes through the loss alone as an example has outputs, or five.
+
+    Args:
+        specimen: Holds the objective.
+        outputs: Of the batch.
+        batch: The examples.
+        structured: Whether to look for a structure in small outputs too, so that samples are labels drawn.
 
     Returns:
         The decomposition; or, where there is none, why.
@@ -115,7 +137,7 @@ def loss_curvature(specimen: Specimen, outputs: Tensor, batch: Batch) -> LossCur
     if not gradient.requires_grad:
         nothing = torch.zeros(0, shape[0], size, dtype=torch.float64, device=outputs.device)
         return LossCurvature("dense", 0, nothing, nothing[..., 0], shape, outputs.dtype)
-    if size <= DENSE_OUTPUTS:
+    if size <= DENSE_OUTPUTS and not structured:
         return _dense(gradient, leaf, outputs.dtype)
     found = _diagonal(gradient, leaf, outputs.dtype)
     if found is None:
@@ -124,6 +146,8 @@ def loss_curvature(specimen: Specimen, outputs: Tensor, batch: Batch) -> LossCur
         (flat,) = torch.autograd.grad(its_losses.sum(), level, create_graph=True)
         for class_dim in dict.fromkeys((1, outputs.ndim - 1)):
             found = found or _softmax((gradient, leaf), (flat, level), class_dim, outputs.dtype)
+    if found is None and size <= DENSE_OUTPUTS:
+        return _dense(gradient, leaf, outputs.dtype)
     return found or f"the loss Hessian of {size:,} outputs has no structure that is known"
 
 
