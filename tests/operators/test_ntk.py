@@ -206,7 +206,10 @@ def test_kernels_are_those_of_the_jacobian(name: str) -> None:
     last = expected.shape[-1] - 1
     close(ntk(model, x, outputs=last).values, expected[..., last, last])
     mix = randn(2, last + 1, seed=9)
-    close(ntk(model, x, outputs=mix).values, torch.einsum("kc,nmcd,ld->nmkl", mix, expected, mix))
+    mixed = torch.einsum("kc,nmcd,ld->nmkl", mix, expected, mix)
+    close(ntk(model, x, directions=mix).values, mixed)
+    close(ntk(model, x, outputs="trace", directions=mix).values, mixed.diagonal(dim1=2, dim2=3).sum(-1))
+    close(ntk(model, x, outputs=1, directions=mix).values, mixed[..., 1, 1])
 
 
 @pytest.mark.parametrize("name", ["mlp", "convolution", "few pixels, many channels", "lstm", "bilinear"])
@@ -427,12 +430,12 @@ def test_mistakes_are_named() -> None:
     model, x = nn.Linear(4, 3), torch.zeros(2, 4)
     specimen = Specimen(model, Classification(), (x, torch.zeros(2, dtype=torch.long)))
     wrong: Any = "sum"
-    with pytest.raises(SettingError, match='outputs must be "all", "trace", an index from 0 to 2'):
+    with pytest.raises(SettingError, match='outputs must be "all", "trace" or an index from 0 to 2'):
         ntk(model, x, outputs=wrong)
     with pytest.raises(SettingError, match="outputs must be"):
         ntk(model, x, outputs=3)
-    with pytest.raises(SettingError, match="a matrix with 3 columns"):
-        ntk(model, x, outputs=torch.eye(4))
+    with pytest.raises(SettingError, match=r"directions must be a matrix \(K, 3\)"):
+        ntk(model, x, directions=torch.eye(4))
     with pytest.raises(SettingError, match="needs inputs x1"):
         ntk(model)
     with pytest.raises(SettingError, match="the name of a split"):

@@ -25,7 +25,7 @@ from torchstone.operators.tangent_kernel import (
 )
 from torchstone.specimen import Specimen
 
-Which = Literal["all", "trace"] | int | Tensor
+Which = Literal["all", "trace"] | int
 KERNEL_BYTES = 2**30
 
 
@@ -73,6 +73,7 @@ def ntk(
     x2: Any = None,
     *,
     outputs: Which = "all",
+    directions: Tensor | None = None,
     names: Iterable[str] | None = None,
     per_layer: bool = False,
     memory_bytes: int = KERNEL_BYTES,
@@ -94,8 +95,9 @@ def ntk(
         x1: Inputs of the module: a tensor (N, ...), a tuple of arguments or a mapping. Of a specimen: the name of a
             split, or a pair of a name and increasing indices; by default "train".
         x2: Other inputs of the same kind, for a cross-kernel; None for those of `x1`.
-        outputs: "all"; "trace" for the sum over outputs, sum_c Theta[n, m, c, c]; the index of one output; or a matrix
-            (K, C) of combinations of outputs, which take the place of the outputs.
+        outputs: "all"; "trace" for the sum over outputs, sum_c Theta[n, m, c, c]; or the index of one output.
+        directions: Combinations of outputs (K, C), which take the place of the outputs. With signs +-1 / sqrt(K) drawn at
+            random, "trace" is an unbiased estimate of that of all outputs.
         names: Only these parameters; None for all that require a gradient. Frozen ones never count.
         per_layer: Whether to keep each parameter's share; each takes as much memory as the kernel.
         memory_bytes: Budget.
@@ -103,7 +105,7 @@ def ntk(
     Raises:
         MemoryBudgetError: Too small a budget, with the number that would do.
         SpecimenError: No trainable parameter, examples that influence each other, or another number of outputs.
-        SettingError: Wrong `x1`, `x2`, `outputs` or `names`.
+        SettingError: Wrong `x1`, `x2`, `outputs`, `directions` or `names`.
 
     Example:
         >>> layer = nn.Linear(2, 3, bias=False, dtype=torch.float64)
@@ -113,7 +115,7 @@ def ntk(
 
     Source: Jacot, Gabriel & Hongler 2018, section 4; Novak, Sohl-Dickstein & Schoenholz 2022, section 3 (structure).
     """
-    work = _Work.of(network, x1, x2, outputs, names)
+    work = _Work.of(network, x1, x2, outputs, directions, names)
     with work.ready():
         plan = work.plan(per_layer, memory_bytes)
         return work.run(plan, per_layer)
@@ -125,6 +127,7 @@ def ntk_plan(
     x2: Any = None,
     *,
     outputs: Which = "all",
+    directions: Tensor | None = None,
     names: Iterable[str] | None = None,
     per_layer: bool = False,
     memory_bytes: int = KERNEL_BYTES,
@@ -136,7 +139,7 @@ def ntk_plan(
     Raises:
         MemoryBudgetError: As `ntk` would.
     """
-    work = _Work.of(network, x1, x2, outputs, names)
+    work = _Work.of(network, x1, x2, outputs, directions, names)
     with work.ready():
         return work.plan(per_layer, memory_bytes)
 
@@ -153,31 +156,40 @@ class _Work:
 
     @classmethod
     def of(
-        cls, network: nn.Module | Specimen, x1: Any, x2: Any, outputs: Which, names: Iterable[str] | None
+        cls,
+        network: nn.Module | Specimen,
+        x1: Any,
+        x2: Any,
+        outputs: Which,
+        directions: Tensor | None,
+        names: Iterable[str] | None,
     ) -> _Work:
         left, right = examples_of(network, x1, x2)
         space = ParameterSpace.of(left.specimen, names)
         parameters = dict(zip(space.names, space.parameters, strict=True))
-        directions = outputs if isinstance(outputs, Tensor) else None
-        made = Linearised(
-            left.specimen, parameters, directions, outputs == "trace" if directions is None else False
+        work = cls(
+            left,
+            right,
+            Linearised(left.specimen, parameters, directions, outputs == "trace"),
+            outputs != "all",
         )
-        work = cls(left, right, made, flat=directions is None and outputs != "all")
-        if directions is None and outputs not in ("all", "trace"):
+        if outputs not in ("all", "trace"):
             work._choose(outputs)
         return work
 
     def _choose(self, output: Any) -> None:
         """Only one output."""
+        made = self.linearised
         with self.ready(), torch.no_grad():
             each = self.left.specimen.forward(next(self.left.blocks(1)))[0].numel()
-        if not isinstance(output, int) or isinstance(output, bool) or not 0 <= output < each:
+        rows = torch.eye(each) if made.directions is None else made.directions
+        if not isinstance(output, int) or isinstance(output, bool) or not 0 <= output < len(rows):
             raise SettingError(
-                f'outputs must be "all", "trace", an index from 0 to {each - 1}, or a matrix with {each} columns',
+                f'outputs must be "all", "trace" or an index from 0 to {len(rows) - 1}',
                 repr(output),
                 "Choose one of them.",
             )
-        self.linearised.directions = torch.eye(each)[output : output + 1]
+        made.directions = rows[output : output + 1]
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:

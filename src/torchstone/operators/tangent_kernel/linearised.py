@@ -90,11 +90,11 @@ class Linearised:
                 f"{self.outputs} and {each}",
                 "Pad or crop all examples to one length.",
             )
-        if self.directions is not None and self.directions.shape[1] != each:
+        if self.directions is not None and tuple(self.directions.shape[1:]) != (each,):
             raise SettingError(
-                f"outputs must speak of the network's {each} outputs an example",
-                f"{self.directions.shape[1]}",
-                f"Pass a matrix with {each} columns.",
+                f"directions must be a matrix (K, {each}): the network has {each} outputs an example",
+                f"shape {tuple(self.directions.shape)}",
+                f"Pass {each} columns.",
             )
         self.outputs, self.dtype = each, torch.float64 if outputs.dtype == torch.float64 else torch.float32
         self.columns = each if self.directions is None else len(self.directions)
