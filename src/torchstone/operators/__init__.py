@@ -1,10 +1,12 @@
 """Curvature of a specimen's risk in its parameters, as linear maps and traces."""
 
+from torchstone.operators.dual_spectrum import DualSpectrum, dual_eigenpairs
 from torchstone.operators.fisher import Fisher
 from torchstone.operators.gauss_newton import GaussNewton
 from torchstone.operators.gauss_newton_trace import GaussNewtonTrace, gauss_newton_trace
 from torchstone.operators.gradient_covariance import GradientCovariance
 from torchstone.operators.gradient_gram import GradientGram, gradient_gram
+from torchstone.operators.gradient_norms import GradientNorms, gradient_norms
 from torchstone.operators.hessian import Hessian
 from torchstone.operators.ntk import TangentKernel, ntk, ntk_plan
 from torchstone.operators.ntk_map import NTKMap
@@ -13,11 +15,13 @@ from torchstone.operators.piecewise_linear import curved_parameters
 from torchstone.operators.trace import ParameterTrace, TraceResult, hessian_trace
 
 __all__ = [
+    "DualSpectrum",
     "Fisher",
     "GaussNewton",
     "GaussNewtonTrace",
     "GradientCovariance",
     "GradientGram",
+    "GradientNorms",
     "Hessian",
     "NTKMap",
     "ParameterSpace",
@@ -25,8 +29,10 @@ __all__ = [
     "TangentKernel",
     "TraceResult",
     "curved_parameters",
+    "dual_eigenpairs",
     "gauss_newton_trace",
     "gradient_gram",
+    "gradient_norms",
     "hessian_trace",
     "ntk",
     "ntk_plan",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +22,7 @@ from torchstone.operators.example_gradients import (
 )
 from torchstone.operators.example_gradients.gram import pairing_is_cheaper
 from torchstone.operators.parameter_space import ParameterSpace
+from torchstone.operators.pieces import Pieces
 from torchstone.operators.tangent_kernel.jacobian import formed_rows
 from torchstone.specimen import Specimen
 
@@ -61,7 +61,6 @@ class ExampleRows:
         return total
 
 
-@dataclass
 class RowMaker:
     """Makes the rows of one batch after another; call it inside `measuring()` with gradients enabled.
 
@@ -72,32 +71,24 @@ class RowMaker:
         memory_bytes: For the rows of one piece of a batch.
     """
 
-    specimen: Specimen
-    space: ParameterSpace
-    cotangents: Cotangents
-    memory_bytes: int
-    _piece: int | None = None
+    def __init__(
+        self, specimen: Specimen, space: ParameterSpace, cotangents: Cotangents, memory_bytes: int
+    ) -> None:
+        self.specimen, self.space, self.cotangents = specimen, space, cotangents
+        self.memory_bytes = memory_bytes
+        self._pieces = Pieces(specimen, lambda few: self._rows(few, 0).bytes, memory_bytes)
 
     def of(self, batch: Batch, first: int) -> list[ExampleRows]:
-        """The rows of a batch, in as many pieces as the memory asks for; frozen noise belongs to whole batches.
+        """The rows of a batch, in as many pieces as the memory asks for.
+
+        Args:
+            batch: The examples.
+            first: Number of the first of them in its split.
 
         Raises:
             SpecimenError: Examples influence each other.
         """
-        return list(self._pieces(batch, first))
-
-    def _pieces(self, batch: Batch, first: int) -> Iterator[ExampleRows]:
-        objective = self.specimen.objective
-        count = objective.size(batch)
-        if self._piece is None and count > 2 and not self.specimen.freeze_noise:
-            few = self._rows(objective.take(batch, torch.arange(2)), first)
-            self._piece = max(1, self.memory_bytes // max(1, few.bytes // 2))
-        size = min(count, self._piece or count)
-        for start in range(0, count, size):
-            stop = min(count, start + size)
-            whole = stop - start == count
-            part = batch if whole else objective.take(batch, torch.arange(start, stop))
-            yield self._rows(part, first + start)
+        return [self._rows(piece, first + start) for piece, start in self._pieces.of(batch)]
 
     def _rows(self, batch: Batch, first: int) -> ExampleRows:
         specimen = self.specimen
@@ -115,19 +106,32 @@ class RowMaker:
                 parts[name].append(_compact(rows_of(one, signals), columns))
         rows = {name: joined(part) for name, part in parts.items()}
         if gradients.loose:
-            rows |= self._formed(batch, outputs, gradients.loose, cotangents)
+            rows |= formed_gradients(specimen, batch, outputs, gradients.loose, cotangents, self.memory_bytes)
         return ExampleRows(count, columns, signs.T, rows, frozenset(gradients.loose))
 
-    def _formed(self, batch: Batch, outputs: Tensor, names: list[str], cotangents: Tensor) -> dict[str, Rows]:
-        try:
-            found = formed_rows(self.specimen, batch, outputs, names, cotangents, self.memory_bytes)
-        except SpecimenError as error:
-            raise SpecimenError(
-                "Gradients of single examples need examples that do not influence each other",
-                "gradients one by one that do not add up to the batch's",
-                "Put batch normalisation into evaluation mode (mode='eval').",
-            ) from error
-        return {name: FormedRows(gradients.detach()) for name, gradients in found.items()}
+
+def formed_gradients(
+    specimen: Specimen,
+    batch: Batch,
+    outputs: Tensor,
+    names: list[str],
+    cotangents: Float[Tensor, "c n ..."],
+    memory_bytes: int,
+) -> dict[str, FormedRows]:
+    """Gradients of single examples in parameters without a rule, formed for these parameters alone.
+
+    Raises:
+        SpecimenError: Examples influence each other.
+    """
+    try:
+        found = formed_rows(specimen, batch, outputs, names, cotangents, memory_bytes)
+    except SpecimenError as error:
+        raise SpecimenError(
+            "Gradients of single examples need examples that do not influence each other",
+            "gradients one by one that do not add up to the batch's",
+            "Put batch normalisation into evaluation mode (mode='eval').",
+        ) from error
+    return {name: FormedRows(gradients.detach()) for name, gradients in found.items()}
 
 
 def _compact(rows: Rows, columns: int) -> Rows:
