@@ -35,6 +35,10 @@ def optimizer(lr: Any = 0.3, momentum: float = 0.8) -> torch.optim.SGD:
         ({"momentum": True}, "momentum must be a finite number"),
         ({"history": {"train_loss": [1.0], "test_loss": [1.0, 2.0]}}, "one value an epoch"),
         ({"optimizer": "sgd"}, "makes one; got str"),
+        (
+            {"trajectory": [{}, {}], "trajectory_steps": [1]},
+            "one number for each state of the trajectory; got 1 for 2",
+        ),
     ],
 )
 def test_what_is_no_recipe(arguments: dict[str, Any], words: str) -> None:

@@ -239,7 +239,7 @@ def _cell(value: Any, title: str) -> Cell:
 
 @dataclass(frozen=True)
 class Surface:
-    """A function on a grid: `z[i][j]` belongs to `y[i]` and `x[j]`."""
+    """A function on a grid: `z[i][j]` belongs to `y[i]` and `x[j]`. `paths` are drawn over it, from a dot to a star."""
 
     title: str
     x_axis: Axis
@@ -249,6 +249,7 @@ class Surface:
     y: tuple[float, ...]
     z: tuple[tuple[float, ...], ...]
     caption: str = ""
+    paths: tuple[Line, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", numbers(self.x))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,6 +33,9 @@ class Recipe:
         initial_state: Parameters before training, by name, for distances from initialisation.
         history: What was logged, one value an epoch: "train_loss", "train_error", "test_loss", "test_error",
             "margin", "norm".
+        trajectory: States along the training run, the first before it and the last its result: `state_dict()`s, or
+            paths of safetensors files, which are read when they are needed.
+        trajectory_steps: Updates made before each of them, for the axis of a plot.
         seed: Seed of the training run.
         notes: Anything else worth showing in the report.
     """
@@ -45,6 +49,8 @@ class Recipe:
     schedule: Callable[[Optimizer], Any] | None = None
     initial_state: Mapping[str, Tensor] | None = None
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    trajectory: Sequence[Mapping[str, Tensor] | str | Path] = ()
+    trajectory_steps: Sequence[int] = ()
     seed: int | None = None
     notes: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
 
@@ -65,6 +71,12 @@ class Recipe:
                 "Recipe.optimizer must be an optimizer, or a function of the parameters that makes one",
                 type(self.optimizer).__name__,
                 "Pass the optimizer after training, or lambda parameters: torch.optim.SGD(parameters, lr=0.1).",
+            )
+        if self.trajectory_steps and len(self.trajectory_steps) != len(self.trajectory):
+            raise SettingError(
+                "Recipe.trajectory_steps needs one number for each state of the trajectory",
+                f"{len(self.trajectory_steps)} for {len(self.trajectory)} states",
+                "Pass the updates made before each.",
             )
         lengths = {len(series) for series in self.history.values()}
         if len(lengths) > 1:

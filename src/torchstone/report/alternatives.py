@@ -155,7 +155,13 @@ def _surface(detail: Surface) -> str:
     low, high = min(places), max(places)
     at = lambda p: f"{plain(p[0])} at ({plain(p[1])}, {plain(p[2])})"
     missing = _missing(value for row in detail.z for value in row)
-    return f"{start} Lowest {at(low)}, highest {at(high)}.{missing}"
+    over = [
+        f" Path {_name(path.name)} from ({plain(path.x[0])}, {plain(path.y[0])}) to "
+        f"({plain(path.x[-1])}, {plain(path.y[-1])})."
+        for path in detail.paths[:_MOST_PARTS]
+        if path.x
+    ]
+    return f"{start} Lowest {at(low)}, highest {at(high)}.{missing}{''.join(over)}"
 
 
 def _scatter(detail: Scatter) -> str:

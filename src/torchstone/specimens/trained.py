@@ -19,6 +19,9 @@ from torchstone.specimen import Specimen
 from torchstone.training.evaluation import PerExample, mean_over, misclassified
 from torchstone.training.fit import Epoch, OnEpoch, fit
 
+STATES = 30  # kept along the training
+TRAJECTORY_BYTES = 30 * 10**6
+
 
 @dataclass(frozen=True)
 class Training:
@@ -68,6 +71,7 @@ def trained(name: str, data: DataSplit, objective: Objective, training: Training
             generator=generator,
             scheduler=training.schedule,
             on_epoch=_logging(data, training.losses, advance),
+            keep_trajectory=STATES if _bytes(model) * STATES <= TRAJECTORY_BYTES else 0,
         )
     lr = float(optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"]))
     recipe = Recipe(
@@ -79,10 +83,16 @@ def trained(name: str, data: DataSplit, objective: Objective, training: Training
         schedule=training.schedule,
         initial_state=initial,
         history=history.series,
+        trajectory=history.trajectory,
+        trajectory_steps=history.trajectory_steps,
         seed=seed,
         notes={"planted wrong labels": len(data.flipped)} if len(data.flipped) else {},
     )
     return Specimen(model, objective, data.train, data.test, recipe, name=name)
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
 def _logging(data: DataSplit, losses: PerExample, advance: Callable[[], None]) -> OnEpoch:

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchstone.errors import NumericalError, SettingError
 from torchstone.training.evaluation import PerExample, check_pairs, one_per_example
+from torchstone.training.snapshots import Snapshots
 
 OptimizerFactory = Callable[[Any], Optimizer]
 
@@ -50,11 +51,15 @@ class History:
         series: One value an epoch by name: "train_loss" always, and whatever `on_epoch` returned.
         steps: Updates made.
         stopped: Whether `stop` ended the run before its budget did.
+        trajectory: The states that were kept on the way, the first before training; empty unless asked for.
+        trajectory_steps: Updates made before each of them.
     """
 
     series: Mapping[str, tuple[float, ...]]
     steps: int
     stopped: bool
+    trajectory: tuple[Mapping[str, Tensor], ...] = ()
+    trajectory_steps: tuple[int, ...] = ()
 
     def __getitem__(self, name: str) -> tuple[float, ...]:
         return self.series[name]
@@ -79,6 +84,7 @@ def fit(
     scheduler: LRScheduler | Callable[[Optimizer], LRScheduler] | None = None,
     on_epoch: OnEpoch | None = None,
     stop: Stop | None = None,
+    keep_trajectory: int = 0,
 ) -> History:
     r"""Minimise the empirical risk :math:`\frac1N \sum_i \ell_i(\theta)` by steps on shuffled minibatches, in place.
 
@@ -103,9 +109,11 @@ def fit(
         scheduler: Learning-rate schedule, or a function of the optimiser that makes one; stepped after every *update*.
         on_epoch: Called after each epoch; the numbers it returns are recorded under their names.
         stop: Called after each epoch with the series so far; true ends the training.
+        keep_trajectory: Keep so many states, evenly spaced over the budget of updates with its start and end, as copies
+            on the CPU; 0 for none. A run that `stop` ends keeps its last state too.
 
     Returns:
-        The series, and how the run ended.
+        The series, how the run ended, and the states that were kept.
 
     Raises:
         SettingError: No examples, not exactly one of `epochs` and `steps`, or series that skip epochs.
@@ -133,6 +141,7 @@ def fit(
         scheduler = scheduler(optimizer)
     series: dict[str, tuple[float, ...]] = {"train_loss": ()}
     done, stopped = 0, False
+    kept = Snapshots(model, keep_trajectory, budget)
     try:
         while done < budget and not stopped:
             total = seen = 0
@@ -144,14 +153,16 @@ def fit(
                     done += 1
                     if scheduler is not None:
                         scheduler.step()
+                    kept.after(done)
             epoch = Epoch(len(series["train_loss"]) + 1, done, total / seen, model, optimizer)
             series = _extended(series, epoch, on_epoch)
             stopped = stop is not None and stop(series) and done < budget
+        kept.end(done)
         _check_weights(model, done)
     finally:
         model.eval()
         optimizer.zero_grad()
-    return History(series, done, stopped)
+    return History(series, done, stopped, *kept.states)
 
 
 @dataclass(frozen=True)

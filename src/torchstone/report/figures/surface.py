@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torchstone.details import Surface, thin
+from torchstone.details import Line, Surface, thin
+from torchstone.report.escaping import for_plot
 from torchstone.report.figures.frame import Figure, axis, axis_title, can_be_log, frame, short, shorts
 from torchstone.report.palette import SEQUENTIAL
 from torchstone.report.resolution import Resolution
@@ -44,12 +45,32 @@ def surface(detail: Surface, resolution: Resolution) -> Figure:
         }
     else:
         trace |= {"xgap": 1, "ygap": 1, "texttemplate": "%{z:.3~g}"}
+    paths = [trace for path in detail.paths for trace in _path(path, resolution, x_log, y_log)]
     x_axis, y_axis = axis(detail.x_axis, detail.x, log=x_log), axis(detail.y_axis, detail.y, log=y_log)
     if not fine:
         x_axis |= _cells([detail.x[j] for j in columns])
         y_axis |= _cells([detail.y[i] for i in rows])
     layout = frame(x_axis, y_axis)
-    return {"data": [trace], "layout": layout | {"height": 380}}
+    return {"data": [trace, *paths], "layout": layout | {"height": 380}}
+
+
+def _path(path: Line, resolution: Resolution, x_log: bool, y_log: bool) -> list[dict[str, Any]]:
+    """The path with its points, and its end: white with a dark rim, which stands out from every colour of the map."""
+    kept = thin(len(path.x), resolution.points)
+    x, y = shorts((path.x[i] for i in kept), x_log), shorts((path.y[i] for i in kept), y_log)
+    marks = [{"symbol": "circle", "size": 5}, {"symbol": "star", "size": 14}]
+    rim = {"color": "white", "line": {"color": "rgba(20,20,20,0.9)", "width": 1}}
+    shared: dict[str, Any] = {
+        "type": "scatter",
+        "name": for_plot(path.name, 40),
+        "showlegend": False,
+        "hovertemplate": f"{for_plot(path.name, 40)}: x %{{x:.4g}}, y %{{y:.4g}}<extra></extra>",
+    }
+    return [
+        shared | {"mode": "lines+markers", "x": x, "y": y, "line": {"color": "white", "width": 1.5}}
+        | {"marker": marks[0] | rim},
+        shared | {"mode": "markers", "x": x[-1:], "y": y[-1:], "marker": marks[1] | rim},
+    ]  # fmt: skip
 
 
 def _cells(places: list[float]) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""Training a specimen's network once more, from another seed, as its recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from torchstone.errors import NotApplicableError, SpecimenError, blaming
+from torchstone.recipe import Recipe
+from torchstone.specimen import Specimen
+from torchstone.training.fit import History, fit
+
+
+def train_again(specimen: Specimen, seed: int) -> tuple[nn.Module, History]:
+    """A network of the same kind, trained like the specimen's on the same training data.
+
+    `recipe.build` makes it and a fresh optimiser of the recipe's kind, with the settings of each parameter group, moves
+    it. The initial weights and the order of examples come from the seed. Data augmentation is not repeated.
+
+    Cost: the recipe's epochs, each a forward and a backward pass.
+
+    Args:
+        specimen: What is examined; prepared, and never changed.
+        seed: Of the new run.
+
+    Returns:
+        The network in eval mode on the specimen's device, and its history.
+
+    Raises:
+        NotApplicableError: The recipe does not say how to train; the reason names what is missing.
+        SpecimenError: `recipe.build` fails or makes a network of other parameters.
+        NumericalError: The training diverged.
+    """
+    recipe = _complete(specimen)
+    generator = torch.Generator().manual_seed(seed)
+    with blaming(
+        SpecimenError, "recipe.build(generator=...) must make an untrained network", "Mend it.", "build()"
+    ):
+        model = recipe.build(generator=generator) if recipe.build is not None else nn.Identity()
+    model = model.to(device=specimen.device, dtype=specimen.dtype)
+    _check_same_parameters(specimen.model, model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in specimen.trainable)
+    objective = specimen.objective.bind(model)
+
+    def losses(network: nn.Module, rows: Tensor, _again: Tensor) -> Tensor:
+        order = rows.sort()
+        parts = [
+            objective.losses(objective.outputs(network, batch), batch)
+            for batch in specimen.batches("train", order.values.cpu())
+        ]
+        specimen.passes.forward += len(rows)
+        specimen.passes.backward += len(rows)
+        return torch.cat(parts)[order.indices.argsort()]
+
+    rows = torch.arange(specimen.size("train"), device=specimen.device)
+    history = fit(
+        model,
+        losses,
+        rows,
+        rows,
+        optimizer=fresh_optimizer(specimen, model),
+        batch_size=min(recipe.batch_size or 1, len(rows)),
+        epochs=recipe.epochs,
+        scheduler=recipe.schedule,
+        generator=generator,
+    )
+    return model, history
+
+
+def fresh_optimizer(specimen: Specimen, model: nn.Module) -> Optimizer:
+    """An optimiser like the recipe's for another network: of the same class, with the settings of every group.
+
+    Raises:
+        NotApplicableError: The recipe's optimiser holds other parameters than the specimen's.
+    """
+    recipe = _complete(specimen)
+    if not isinstance(recipe.optimizer, Optimizer):
+        make: Callable[[Any], Optimizer] = recipe.optimizer or (
+            lambda parameters: torch.optim.SGD(
+                parameters, lr=recipe.learning_rates[0], momentum=recipe.heavy_ball
+            )
+        )
+        return make([parameter for parameter in model.parameters() if parameter.requires_grad])
+    names = {id(parameter): name for name, parameter in specimen.model.named_parameters()}
+    own = dict(model.named_parameters())
+    groups = []
+    for group in recipe.optimizer.param_groups:
+        if unknown := [p for p in group["params"] if id(p) not in names]:
+            raise NotApplicableError(
+                f"the recipe's optimizer holds {len(unknown)} parameters that are not the model's"
+            )
+        settings = {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
+        if recipe.schedule is not None and "initial_lr" in group:
+            settings["lr"] = group["initial_lr"]
+        groups.append({**settings, "params": [own[names[id(p)]] for p in group["params"]]})
+    # Every setting is in the groups; the class asks for its defaults all the same.
+    return type(recipe.optimizer)(groups, **_defaults(recipe.optimizer))
+
+
+def _defaults(optimizer: Optimizer) -> dict[str, Any]:
+    import inspect
+
+    accepted = inspect.signature(type(optimizer).__init__).parameters
+    return {key: value for key, value in optimizer.defaults.items() if key in accepted}
+
+
+def _complete(specimen: Specimen) -> Recipe:
+    recipe = specimen.recipe
+    if recipe is None or recipe.build is None:
+        raise NotApplicableError("needs a recipe that can train the network again (Recipe(build=...))")
+    missing = [name for name in ("batch_size", "epochs") if not getattr(recipe, name)]
+    if recipe.optimizer is None and not recipe.learning_rates:
+        missing.append("optimizer or lr")
+    if missing:
+        raise NotApplicableError(f"needs a recipe that says {' and '.join(missing)} to train again")
+    return recipe
+
+
+def _check_same_parameters(model: nn.Module, other: nn.Module) -> None:
+    shapes = [{name: tuple(p.shape) for name, p in m.named_parameters()} for m in (model, other)]
+    if shapes[0] != shapes[1]:
+        different = sorted(
+            name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name)
+        )
+        raise SpecimenError(
+            "recipe.build must make a network with the parameters of the examined one",
+            f"other {', '.join(different[:3])}",
+            "Build the same architecture.",
+        )
