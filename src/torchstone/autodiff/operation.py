@@ -100,8 +100,19 @@ class Elementwise(Operation):
         return (jacobian * self.slope(inputs[0]),)
 
 
-# The derivative of ReLU at 0 does not exist; 0 is PyTorch's choice and every textbook's.
-RELU = Elementwise(torch.relu, lambda u: (u > 0).to(u.dtype))
+class Relu(Operation):
+    """max(u, 0). Its derivative at 0 does not exist; 0 is PyTorch's choice and every textbook's."""
+
+    def value(self, *inputs: Tensor) -> Tensor:
+        """max(u, 0)."""
+        return torch.relu(inputs[0])
+
+    def pull(self, jacobian: Jacobian, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Lambda D(u): columns of active units are kept, the others are 0 whatever Lambda holds."""
+        return (torch.where(inputs[0] > 0, jacobian, 0),)
+
+
+RELU = Relu()
 ABSOLUTE = Elementwise(torch.abs, torch.sign)
 TANH = Elementwise(torch.tanh, lambda u: 1 - torch.tanh(u).square())
 SIGMOID = Elementwise(torch.sigmoid, lambda u: torch.sigmoid(u) * torch.sigmoid(-u))

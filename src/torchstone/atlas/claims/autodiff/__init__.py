@@ -1,0 +1,1 @@
+"""Claims: automatic differentiation."""
