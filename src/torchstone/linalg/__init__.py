@@ -4,7 +4,7 @@ from torchstone.linalg.as_linear_map import as_linear_map
 from torchstone.linalg.block_lanczos import BlockLanczos
 from torchstone.linalg.dense_map import DenseMap
 from torchstone.linalg.diagonal import DiagonalEstimate, hutchinson_diagonal
-from torchstone.linalg.eigen import Eigenpairs, top_eigenpairs
+from torchstone.linalg.eigen import Eigenpairs, ExtremeEigenpairs, extreme_eigenpairs, top_eigenpairs
 from torchstone.linalg.function_map import FunctionMap
 from torchstone.linalg.hutch_plus_plus import hutch_plus_plus
 from torchstone.linalg.lanczos import Tridiagonalisation, lanczos
@@ -21,6 +21,7 @@ __all__ = [
     "DiagonalEstimate",
     "Distribution",
     "Eigenpairs",
+    "ExtremeEigenpairs",
     "FunctionMap",
     "LinearMap",
     "OutlierCount",
@@ -30,6 +31,7 @@ __all__ = [
     "count_outliers",
     "draw_probes",
     "exact_trace",
+    "extreme_eigenpairs",
     "gaussian_variance",
     "hutch_plus_plus",
     "hutchinson_diagonal",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -16,19 +17,27 @@ _ROUNDING = 10.0  # directions shorter than this many eps |A| are rounding error
 
 
 class Ritz(NamedTuple):
-    """Ritz values in ascending order, their coefficients in the basis, and their residual norms ||A y - theta y||."""
+    """Ritz values in ascending order, their coefficients in the basis, and their residual norms ||A y - theta y||.
+
+    `outside` is the part of the residuals that further products can remove; the rest is the products' own asymmetry.
+    """
 
     values: Float[Tensor, " m"]
     coefficients: Float[Tensor, "m m"]
     residuals: Float[Tensor, " m"]
+    outside: Float[Tensor, " m"]
 
 
 class BlockLanczos:
     """An orthonormal basis V of a block Krylov space of a symmetric A, grown by a few directions at a time.
 
-    Kept true all along, to rounding: A V = V T + N C, where T = V^T A V is `projected` (m, m), the orthonormal columns
-    N = `fresh` (n, r) come next, and C = `coupling` (r, m). So the Ritz pair of an eigenvector s of T has the residual
-    norm ||C s||, without a product. The process is exhausted when N is empty: then V spans an invariant space.
+    Kept true all along, to rounding: A V = V T + N C, where T = V^T A V is `raw` (m, m) as the products give it and
+    `projected` its symmetric part, the orthonormal columns N = `fresh` (n, r) come next, and C = `coupling` (r, m). So
+    the Ritz pair (theta, V s) has the residual norm sqrt(||T s - theta s||^2 + ||C s||^2), without a product. The
+    process is exhausted when N is empty: then V spans an invariant space, until `inject` adds directions.
+
+    A restart keeps the identity up to the asymmetry of T, which `drift` adds up: rounding, and no more, unless products
+    are inexact.
 
     An expansion need not take all of N. What it leaves stays in N, so a wide start keeps its promise (as many copies of
     an eigenvalue as it has columns) while the products go where they are of use: see `turn`.
@@ -51,16 +60,19 @@ class BlockLanczos:
         n = A.shape[0]
         # Rows 0 to m are V, the next r are N: transposed, so that a vector is contiguous, and any leading part too.
         self._rows = torch.empty(min(capacity, n), n, dtype=A.dtype, device=A.device)
-        self.A, self.products, self.scale = A, 0, 0.0
-        self.projected = self._zeros(0, 0)
-        found = orthonormalise(start, start[:, :0]).fresh
-        self._rows[: found.shape[1]] = found.T
-        self.coupling = self._zeros(found.shape[1], 0)
+        self.A, self.products, self.scale, self.drift = A, 0, 0.0, 0.0
+        self.raw, self.coupling = self._zeros(0, 0), self._zeros(0, 0)
+        self.inject(start)
 
     @property
     def size(self) -> int:
         """Number m of basis vectors."""
-        return self.projected.shape[0]
+        return self.raw.shape[0]
+
+    @property
+    def projected(self) -> Float[Tensor, "m m"]:
+        """The symmetric part of T."""
+        return (self.raw + self.raw.T) / 2
 
     @property
     def width(self) -> int:
@@ -108,9 +120,16 @@ class BlockLanczos:
         above, corner, beside = split.overlap[:old], split.overlap[old:size], split.overlap[size:]
         taken, left = self.coupling[:columns], self.coupling[columns:]
         self._check_symmetry(above - taken.T, corner - corner.T)
-        above, corner = (above + taken.T) / 2, (corner + corner.T) / 2
-        self.projected = _blocks([[self.projected, above], [above.T, corner]])
+        self.raw = _blocks([[self.raw, above], [taken, corner]])
         self.coupling = _blocks([[left, beside], [self._zeros(found, old), split.coupling]])
+
+    def inject(self, columns: Float[Tensor, "n b"]) -> None:
+        """Put directions that the products have not led to first in N, as far as there is room. Cost: no product."""
+        size, known = self.size, self.size + self.width
+        found = orthonormalise(columns, self._rows[:known].T, room=self._rows.shape[0] - known).fresh
+        count = found.shape[1]
+        self._rows[size : known + count] = torch.cat([found.T, self._rows[size:known]])
+        self.coupling = torch.cat([self._zeros(count, size), self.coupling])
 
     def turn(self, coefficients: Float[Tensor, "m p"]) -> None:
         """Turn N so that its first columns carry the most of the residuals of p combinations of the basis."""
@@ -121,7 +140,9 @@ class BlockLanczos:
     def ritz(self) -> Ritz:
         """The Ritz pairs of the present basis. Cost: an eigendecomposition of T."""
         values, coefficients = torch.linalg.eigh(self.projected)
-        return Ritz(values, coefficients, column_norms(self.coupling @ coefficients))
+        outside = column_norms(self.coupling @ coefficients)
+        inside = column_norms(self.raw @ coefficients - coefficients * values)
+        return Ritz(values, coefficients, torch.hypot(inside, outside), outside)
 
     def restart(self, coefficients: Float[Tensor, "m p"]) -> None:
         """Keep of the basis only p combinations that are eigenvectors of T, and all of N."""
@@ -130,8 +151,24 @@ class BlockLanczos:
         kept, fresh = coefficients.shape[1], self.fresh.T.clone()
         self._rows[:kept] = (combined * torch.diagonal(triangle).sign()).T
         self._rows[kept : kept + self.width] = fresh
-        self.projected = coefficients.T @ self.projected @ coefficients
+        moved = self.raw @ coefficients
+        self.raw = coefficients.T @ moved
+        lost = float(torch.linalg.matrix_norm(moved - coefficients @ self.raw))
+        self.drift = math.hypot(self.drift, lost) if lost > self.floor else self.drift
         self.coupling = self.coupling @ coefficients
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a process on the same map needs to go on from here with the same bits."""
+        numbers = torch.tensor([float(self.products), self.scale, self.drift], dtype=torch.float64)
+        rows = self._rows[: self.size + self.width]
+        return {"rows": rows, "raw": self.raw, "coupling": self.coupling, "numbers": numbers}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over the state of another process. The tensors are copied."""
+        self.raw, self.coupling = (state[name].to(self.A.device) for name in ("raw", "coupling"))
+        self._rows[: self.size + self.width] = state["rows"].to(self.A.device)
+        products, self.scale, self.drift = state["numbers"].tolist()
+        self.products = int(products)
 
     def _zeros(self, rows: int, columns: int) -> Tensor:
         return torch.zeros(rows, columns, dtype=torch.float64, device=self.A.device)

@@ -1,7 +1,9 @@
-"""A few extreme eigenpairs of a symmetric map, by thick-restarted Lanczos from several vectors."""
+"""A few extreme eigenpairs of a symmetric map, by thick-restarted Lanczos with a look at what it may have missed."""
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,17 +11,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchstone.errors import SettingError
+from torchstone.errors import MemoryBudgetError, NumericalError, SettingError
 from torchstone.linalg.as_linear_map import as_linear_map
-from torchstone.linalg.block_lanczos import BlockLanczos, Ritz
+from torchstone.linalg.checkpoint import Checkpoint
+from torchstone.linalg.eigen_search import (
+    CHAIN,
+    GUARD,
+    EigenSearch,
+    Found,
+    Progress,
+    SearchSettings,
+    Wanted,
+    identify,
+)
 from torchstone.linalg.linear_map import LinearMap, require_symmetric
-from torchstone.linalg.orthonormalise import column_norms
-from torchstone.linalg.probes import draw_probes
 
 Which = Literal["largest", "smallest", "magnitude"]
-
-# No verdict before this many directions beyond k: a start may happen to lie close to a wrong eigenvector.
-_GUARD = 4
 
 
 @dataclass(frozen=True)
@@ -33,14 +40,35 @@ class Eigenpairs:
         values: Eigenvalues (k,) in float64: descending for "largest", ascending for "smallest", by descending
             magnitude for "magnitude".
         vectors: Orthonormal eigenvectors, columns (n, k), in the map's dtype.
-        residuals: ||A v - lambda v|| (k,) in float64, from products with the vectors returned.
-        products: Matrix-vector products spent, those for the residuals included.
+        residuals: ||A v - lambda v|| (k,) in float64, rounding errors included.
+        products: Matrix-vector products spent.
         converged: Whether every residual is at most tolerance times the largest |Ritz value| met.
+        others: With 99% probability over the random directions, at most k eigenvalues of A lie beyond this: above it
+            for "largest", below it for "smallest", above it in magnitude for "magnitude". Infinite where nothing was
+            certified; beyond every number where k = n.
     """
 
     values: Float[Tensor, " k"]
     vectors: Float[Tensor, "n k"]
     residuals: Float[Tensor, " k"]
+    products: int
+    converged: bool
+    others: float = math.nan
+
+
+@dataclass(frozen=True)
+class ExtremeEigenpairs:
+    """Eigenpairs at both ends of a spectrum, from one Krylov space.
+
+    Attributes:
+        largest: The largest eigenvalues, descending. Its `products` are those of both ends.
+        smallest: The smallest eigenvalues, ascending.
+        products: Matrix-vector products spent, for both ends together.
+        converged: Whether both ends are.
+    """
+
+    largest: Eigenpairs
+    smallest: Eigenpairs
     products: int
     converged: bool
 
@@ -55,17 +83,24 @@ def top_eigenpairs(
     generator: torch.Generator,
     block: int | None = None,
     capacity: int | None = None,
+    memory_bytes: int | None = None,
+    start: Float[Tensor, "n b"] | None = None,
+    certify: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> Eigenpairs:
     """The k extreme eigenpairs of a symmetric map, multiplicities included.
 
-    The search starts from k + 1 random vectors, which together see every eigenspace as often as it counts among
-    the first k, so multiple and clustered eigenvalues come out as often as they occur. Each product goes to those directions that
-    carry the most of the residuals still too large, so this costs little more than a search from a single vector.
+    A V = V T + r e_m^T is grown from one random vector, which needs the fewest products, and restarted with the wanted
+    Ritz vectors and the next best when the room is full. One vector sees one copy of a multiple eigenvalue. So the
+    search then looks into the complement of what it found, from another random vector: what shows up there is taken
+    in and the search goes on; what does not is bounded (`others`).
 
-    Cost: at the default tolerance 3 to 10 products a pair where the wanted eigenvalues stand apart, up to 100 a pair
-    at the edge of a continuous bulk, at most `max_products`; memory of `capacity` vectors and about 3 block + 2 k more.
+    Cost: at the default tolerance 2 to 4 products a pair where the wanted eigenvalues stand apart, and some 5 to 10
+    for `certify`; up to 100 a pair at the edge of a continuous bulk, at most `max_products`; memory of `capacity`
+    vectors and about k + 16 + 3 block more.
     Bias: the values of "largest" err downwards, those of "smallest" upwards. Like every search by products alone, this
-    makes it only unlikely that a wanted pair is overlooked; a tighter tolerance makes it less likely.
+    makes it only unlikely that a wanted pair is overlooked.
 
     Args:
         A: A symmetric map, or what `as_linear_map` takes.
@@ -73,116 +108,182 @@ def top_eigenpairs(
         which: "largest" or "smallest" by value, or "magnitude" for the largest absolute values.
         tolerance: Residual norms to reach, relative to |lambda_1|, the largest |Ritz value| met.
         max_products: Budget of products, at least 2k + block + 4; None for max(1000, 100 k).
-        generator: Draws the start.
-        block: Columns of a product, 1 to n: more use batched products better, fewer need fewer of them. None for
-            min(k, 4).
-        capacity: Vectors kept at a time, at least 3k + 4 block + 4 (or n); None for 20 + 4k + 4 block.
+        generator: Draws the start and the directions of the look elsewhere.
+        block: Columns of a product, 1 to n; None for 1. More need more products: use it where many columns at once are
+            several times cheaper than one after another.
+        capacity: Vectors kept at a time, at least 3k + 4 block + 4 (or n); None for 20 + 4k + 4 block, or what
+            `memory_bytes` leaves.
+        memory_bytes: Budget for all vectors together.
+        start: Columns (n, b) to start from instead of a random vector, such as the eigenvectors of a similar map.
+        certify: Whether to look elsewhere at all. Without, fewer products, and no protection against copies.
+        checkpoint: A file that keeps the state of a long run, in safetensors. A run with the same arguments goes on
+            from it, to the same bits, for one more product, which is not counted; it is deleted at the end. The budget
+            of products may differ. Saving takes at most some 5% of the time.
+        progress: Called with the number of converged pairs and k.
 
     Returns:
-        The pairs, with explicit residuals. `converged` is False where the budget ran out or where the products are too
-        inexact for the tolerance; the residuals still hold.
+        The pairs; `converged` is False where the budget ended the search, or where the products are too inexact for
+        the tolerance; the residuals still hold.
 
     Raises:
-        SettingError: Not symmetric, or k, block, tolerance, max_products or capacity out of range.
+        SettingError: Not symmetric; k, block, tolerance, max_products or capacity out of range; a checkpoint of another
+            run or another map.
+        MemoryBudgetError: `memory_bytes` is too small for k pairs.
         NumericalError: Products with NaN or Inf, or that are not symmetric.
+        FormatError: A damaged checkpoint.
+        OutputError: A checkpoint that cannot be written.
 
     >>> top_eigenpairs(torch.diag(torch.tensor([3.0, 3.0, 1.0])), 2, generator=torch.Generator()).values.numpy().round(4)
     array([3., 3.])
 
-    Source: Golub & Underwood 1977; Wu & Simon 2000, SIAM J. Matrix Anal. Appl. 22(2); several starts, one vector at a
-    time: Aliaga, Boley, Freund & Hernandez 2000, Math. Comp. 69; residual bounds: Parlett, The Symmetric Eigenvalue
-    Problem, sections 4.5 and 11.7.
+    Source: Lanczos 1950; Wu & Simon 2000, SIAM J. Matrix Anal. Appl. 22(2), for thick restarts; Golub & Underwood 1977
+    for blocks; residual bounds: Parlett, The Symmetric Eigenvalue Problem, sections 4.5 and 11.7; bounds on the others:
+    see `ComplementChain`.
     """
-    A = as_linear_map(A)
-    require_symmetric(A, "top_eigenpairs")
-    n = A.shape[0]
-    _require_range("k", k, 1, n)
-    block = min(k, 4) if block is None else block
-    _require_range("block", block, 1, n)
     if which not in ("largest", "smallest", "magnitude"):
         raise SettingError("which must be largest, smallest or magnitude", repr(which), "Pick one of them.")
+    A = as_linear_map(A)
+    require_symmetric(A, "top_eigenpairs")
+    _require_range("k", k, 1, A.shape[0])
+    wanted = Wanted(**{which: k})
+    settings = _settings(A, wanted, tolerance, max_products, block, capacity, memory_bytes, certify)
+    found = _search(A, settings, generator, start, checkpoint, progress)
+    return _pairs(found, list(range(k)), which, A.shape[0])
+
+
+def extreme_eigenpairs(
+    A: LinearMap | Any,
+    *,
+    largest: int,
+    smallest: int,
+    tolerance: float = 1e-3,
+    max_products: int | None = None,
+    generator: torch.Generator,
+    block: int | None = None,
+    capacity: int | None = None,
+    memory_bytes: int | None = None,
+    start: Float[Tensor, "n b"] | None = None,
+    certify: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> ExtremeEigenpairs:
+    """Both ends of the spectrum of a symmetric map from one Krylov space, which approximates both at once.
+
+    Cost and memory: as of `top_eigenpairs` with k = largest + smallest, in products about those of the slower end.
+
+    Args:
+        A: A symmetric map, or what `as_linear_map` takes.
+        largest: How many of the largest eigenvalues, 1 to n.
+        smallest: How many of the smallest, 1 to n. The ends may overlap.
+        tolerance: Residual norms to reach, relative to the largest |Ritz value| met.
+        max_products: As for `top_eigenpairs`, like all that follow.
+        generator: Draws the random directions.
+        block: Columns of a product.
+        capacity: Vectors kept at a time.
+        memory_bytes: Budget for all vectors together.
+        start: Columns to start from.
+        certify: Whether to look for what the search has missed.
+        checkpoint: File for the state of a long run.
+        progress: Called with the number of converged pairs and how many are wanted.
+
+    Returns:
+        The pairs of both ends.
+
+    Raises:
+        SettingError: Not symmetric, or a setting out of range.
+        MemoryBudgetError: `memory_bytes` is too small.
+        NumericalError: Products with NaN or Inf, or that are not symmetric.
+
+    >>> ends = extreme_eigenpairs(torch.diag(torch.arange(5.0)), largest=2, smallest=1, generator=torch.Generator())
+    >>> ends.largest.values.numpy().round(4), abs(ends.smallest.values.numpy()).round(4)
+    (array([4., 3.]), array([0.]))
+
+    Source: as for `top_eigenpairs`.
+    """
+    A = as_linear_map(A)
+    require_symmetric(A, "extreme_eigenpairs")
+    n = A.shape[0]
+    _require_range("largest", largest, 1, n)
+    _require_range("smallest", smallest, 1, n)
+    wanted = Wanted(largest=largest, smallest=smallest)
+    settings = _settings(A, wanted, tolerance, max_products, block, capacity, memory_bytes, certify)
+    found = _search(A, settings, generator, start, checkpoint, progress)
+    values = found.values[found.order[: min(largest + smallest, n)]]
+    down = values.argsort(descending=True, stable=True).tolist()
+    top = _pairs(found, down[:largest], "largest", n)
+    bottom = _pairs(found, down[::-1][:smallest], "smallest", n)
+    return ExtremeEigenpairs(top, bottom, found.products, found.converged)
+
+
+def _search(
+    A: LinearMap,
+    settings: SearchSettings,
+    generator: torch.Generator,
+    start: Tensor | None,
+    checkpoint: str | os.PathLike[str] | None,
+    progress: Progress | None,
+) -> Found:
+    if start is not None:
+        A._check_input(start, (A.shape[0], start.shape[1] if start.ndim == 2 else -1))
+        _require_range("columns of start", start.shape[1], 1, settings.capacity - settings.block)
+        if not bool(start.isfinite().all()):
+            raise NumericalError("start must be finite", "NaN or Inf in it", "Check what computed it.")
+    kept = None
+    if checkpoint is not None:
+        kept = Checkpoint(checkpoint, identify(A, settings, generator, start))
+    return EigenSearch(A, settings, generator, start, kept, progress).run()
+
+
+def _settings(
+    A: LinearMap,
+    wanted: Wanted,
+    tolerance: float,
+    max_products: int | None,
+    block: int | None,
+    capacity: int | None,
+    memory_bytes: int | None,
+    certify: bool,
+) -> SearchSettings:
+    n, k = A.shape[0], min(wanted.total, A.shape[0])
+    block = 1 if block is None else block
+    _require_range("block", block, 1, n)
     if not 0 < tolerance < 1:
         raise SettingError("tolerance must lie between 0 and 1", f"{tolerance}", "1e-3 is usual.")
-    capacity = 20 + 4 * k + 4 * block if capacity is None else capacity
-    _require_range("capacity", capacity, min(3 * k + 4 * block + _GUARD, n), None)
+    least = min(3 * k + 4 * block + GUARD, n)
+    if capacity is None:
+        capacity = 20 + 4 * k + 4 * block
+        if memory_bytes is not None:
+            capacity = _affordable(A, k, block, least, memory_bytes)
+    _require_range("capacity", capacity, least, None)
     max_products = max(1000, 100 * k) if max_products is None else max_products
-    _require_range("max_products", max_products, 2 * k + block + _GUARD, None)
-    search = _Search(A, k, which, block, generator, capacity)
-    return search.run(tolerance, max_products)
+    _require_range("max_products", max_products, 2 * k + block + GUARD, None)
+    return SearchSettings(wanted, tolerance, max_products, block, capacity, certify)
 
 
-class _Search:
-    """One search: the process, and what of it is wanted."""
+def _affordable(A: LinearMap, k: int, block: int, least: int, memory_bytes: int) -> int:
+    """How many vectors fit the budget besides those that every search needs, at most 20 + 8k + 4 block."""
+    vector = A.shape[0] * torch.finfo(A.dtype).bits // 8
+    beside = 2 * k + CHAIN + 3 * block
+    capacity = memory_bytes // vector - beside
+    if capacity < least:
+        raise MemoryBudgetError(
+            f"{k} eigenpairs of {A} need at least {(least + beside) * vector:,} bytes",
+            f"a budget of {memory_bytes:,}",
+            "Raise memory_bytes, or ask for fewer pairs.",
+        )
+    return min(capacity, 20 + 8 * k + 4 * block)
 
-    def __init__(
-        self, A: LinearMap, k: int, which: Which, block: int, generator: torch.Generator, capacity: int
-    ) -> None:
-        self.A, self.k, self.which, self.block, self.capacity = A, k, which, block, capacity
-        # k random directions see all copies of the first k eigenvalues, however few of them a product takes. One to
-        # spare makes it eight times rarer that they see one of them badly.
-        self.process = BlockLanczos(A, draw_probes(A, min(k + 1, A.shape[0]), generator), capacity)
-        # Half the room is kept at a restart, so that the next eigenvalues, which decide how fast the wanted ones
-        # converge, are not forgotten; the fresh directions and a product's new ones must fit behind it.
-        self.kept = max(k, min(capacity // 2, capacity - k - 1 - 2 * block))
 
-    def run(self, tolerance: float, max_products: int) -> Eigenpairs:
-        """Expand and restart until the residuals reach the tolerance or the budget is spent."""
-        process, goal, checked = self.process, tolerance, 0
-        patience = (
-            self.capacity
-        )  # products to spend on rivals: in a dense spectrum there is always another one
-        while process.size < self.k + _GUARD and not process.exhausted:
-            process.expand(self.block)
-        while True:
-            ritz = process.ritz()
-            order = self._merit(ritz.values).argsort(descending=True, stable=True)
-            wanted = order[: self.k]
-            enough = max(goal * float(ritz.values.abs().max()), process.floor)
-            missing = wanted[ritz.residuals[wanted] > enough]
-            if len(missing) == 0 and patience > 0:
-                missing = self._rivals(ritz, order, enough)
-                patience -= self.block
-            spent = process.products + checked + self.block + self.k > max_products
-            if len(missing) == 0 or process.exhausted or spent:
-                pairs = self._pairs(ritz, wanted, tolerance, checked)
-                # Residuals that inexact products keep above their estimates get no better than rounding.
-                if pairs.converged or process.exhausted or spent or enough <= process.floor:
-                    return pairs
-                goal, checked = goal / 10, checked + self.k
-                continue
-            process.turn(ritz.coefficients[:, missing])
-            if not process.has_room(self.block):
-                process.restart(ritz.coefficients[:, self._keep(order, missing)])
-            process.expand(self.block)
-
-    def _merit(self, values: Tensor) -> Tensor:
-        """What the wanted eigenvalues have most of."""
-        if self.which == "magnitude":
-            return values.abs()
-        return values if self.which == "largest" else -values
-
-    def _rivals(self, ritz: Ritz, order: Tensor, enough: float) -> Tensor:
-        """Ritz pairs that may hide a wanted one: behind the first k, but among them if moved by their residual.
-
-        They are mixtures of eigenvectors, most often of the two ends of an indefinite spectrum.
-        """
-        merit, residuals = self._merit(ritz.values)[order], ritz.residuals[order]
-        return order[(residuals > enough) & (merit + residuals > merit[self.k - 1] + enough)]
-
-    def _keep(self, order: Tensor, missing: Tensor) -> Tensor:
-        """The Ritz pairs that survive a restart: the first k, what is missing, and then the next best."""
-        after = order[self.k :]
-        later = (~torch.isin(after, missing)).long().argsort(stable=True)
-        return torch.cat([order[: self.k], after[later]])[: self.kept]
-
-    def _pairs(self, ritz: Ritz, wanted: Tensor, tolerance: float, checked: int) -> Eigenpairs:
-        """The wanted Ritz pairs, with residuals from k more products."""
-        values = ritz.values[wanted]
-        vectors = self.process.basis @ ritz.coefficients[:, wanted].to(self.A.dtype)
-        products = self.A.matmat(vectors).detach()
-        residuals = column_norms(products - vectors * values.to(self.A.dtype))
-        converged = bool((residuals <= tolerance * ritz.values.abs().max()).all())
-        return Eigenpairs(values, vectors, residuals, self.process.products + checked + self.k, converged)
+def _pairs(found: Found, chosen: list[int], which: Which, n: int) -> Eigenpairs:
+    """Some of the wanted pairs, which come first in the order found."""
+    values = found.values[found.order[chosen]]
+    bounds = {"largest": found.above, "smallest": found.below, "magnitude": max(found.above, -found.below)}
+    others = bounds[which]
+    if len(chosen) == n:
+        others = math.inf if which == "smallest" else -math.inf
+    return Eigenpairs(
+        values, found.vectors[:, chosen], found.residuals[chosen], found.products, found.converged, others
+    )
 
 
 def _require_range(name: str, value: int, low: int, high: int | None) -> None:
