@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from torchstone import Specimen
 from torchstone.objectives import CausalLM, Classification, Objective, Regression
-from torchstone.operators import gauss_newton_trace
+from torchstone.operators import gauss_newton_trace, gradient_gram, gradient_norms
 from torchstone.operators.loss_curvature import loss_curvature
+from torchstone.testing import per_example_gradients
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -82,7 +83,23 @@ def check(
     for name, values in expected.items():
         torch.testing.assert_close(result.by_example[name], values, rtol=1e-10, atol=1e-12, msg=name)
     assert sum(float(values.sum()) for values in expected.values()) > 0
+    check_gradients(specimen, formed, **options)
     return specimen
+
+
+def check_gradients(specimen: Specimen, formed: tuple[str, ...], **options: Any) -> None:
+    """The same rules give norms and inner products of the losses' gradients."""
+    rows = per_example_gradients(specimen)
+    gram = gradient_gram(specimen, **options)
+    torch.testing.assert_close(gram.matrix, rows @ rows.T, rtol=1e-10, atol=1e-12)
+    assert gram.formed == formed
+    norms = gradient_norms(specimen, **options)
+    assert norms.formed == formed
+    start = 0
+    for name, parameter in specimen.trainable.items():
+        part = rows[:, start : start + parameter.numel()]
+        torch.testing.assert_close(norms.per_parameter[name], part.square().sum(1), rtol=1e-10, atol=1e-12)
+        start += parameter.numel()
 
 
 class Function(nn.Module):

@@ -10,8 +10,10 @@ from torchstone.testing.conformance import (
     same_state,
 )
 from torchstone.testing.dense import (
+    dense_fisher,
     dense_gauss_newton,
     dense_gradient,
+    dense_gradient_covariance,
     dense_hessian,
     dense_jacobian,
     per_example_gradients,
@@ -25,8 +27,10 @@ __all__ = [
     "check_instrument",
     "check_precision",
     "check_settings",
+    "dense_fisher",
     "dense_gauss_newton",
     "dense_gradient",
+    "dense_gradient_covariance",
     "dense_hessian",
     "dense_jacobian",
     "model_state",

@@ -7,12 +7,12 @@ All are of the empirical risk (the mean loss over the training set) in the train
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from torchstone.errors import NumericalError
+from torchstone.errors import NumericalError, SettingError
 from torchstone.specimen import Specimen
 
 
@@ -92,6 +92,40 @@ def dense_gauss_newton(specimen: Specimen) -> Tensor:
                 total = total + one.T @ curvature.reshape(size, size) @ one
             start += len(outputs)
     return total / specimen.size("train")
+
+
+def dense_fisher(specimen: Specimen, kind: Literal["true", "empirical"] = "true") -> Tensor:
+    r"""Fisher information of the predicted class, (1/N) sum_n sum_c p_nc g_nc g_nc^T with g_nc the gradient of log p_nc, (P, P).
+
+    "empirical" takes the gradient of each observed loss instead of the expectation over classes c.
+
+    Raises:
+        SettingError: "true" for an objective without scores of classes.
+    """
+    if kind == "empirical":
+        rows = per_example_gradients(specimen)
+        return rows.T @ rows / len(rows)
+    total = torch.zeros(())
+    with specimen.measuring(), torch.enable_grad():
+        for batch in specimen.batches("train"):
+            scores = specimen.objective.scores(specimen.forward(batch))
+            if scores is None:
+                raise SettingError(
+                    "The dense Fisher matrix goes through the classes",
+                    f"{type(specimen.objective).__name__} without scores",
+                    'Pass kind="empirical", or use dense_gauss_newton.',
+                )
+            for entry in scores.log_softmax(1).reshape(-1):
+                gradient = _flat(specimen, entry)
+                total = total + entry.detach().exp() * gradient[:, None] * gradient
+    return total / specimen.size("train")
+
+
+def dense_gradient_covariance(specimen: Specimen) -> Tensor:
+    """Covariance (1/N) sum_n (g_n - g)(g_n - g)^T of single examples' gradients, (P, P)."""
+    rows = per_example_gradients(specimen)
+    rows = rows - rows.mean(0)
+    return rows.T @ rows / len(rows)
 
 
 def _flat(specimen: Specimen, value: Tensor) -> Tensor:
