@@ -2,13 +2,17 @@
 
 from torchstone.linalg.as_linear_map import as_linear_map
 from torchstone.linalg.block_lanczos import BlockLanczos
+from torchstone.linalg.conjugate_gradients import solve_cg
 from torchstone.linalg.dense_map import DenseMap
 from torchstone.linalg.diagonal import DiagonalEstimate, hutchinson_diagonal
 from torchstone.linalg.eigen import Eigenpairs, ExtremeEigenpairs, extreme_eigenpairs, top_eigenpairs
 from torchstone.linalg.function_map import FunctionMap
 from torchstone.linalg.hutch_plus_plus import hutch_plus_plus
+from torchstone.linalg.inverse import DampedMap, InverseMap
 from torchstone.linalg.lanczos import Tridiagonalisation, lanczos
 from torchstone.linalg.linear_map import LinearMap, require_square, require_symmetric
+from torchstone.linalg.linear_solution import LinearSolution, Outcome
+from torchstone.linalg.minres import solve_minres
 from torchstone.linalg.orthonormalise import orthonormalise
 from torchstone.linalg.outliers import OutlierCount, count_outliers
 from torchstone.linalg.probe_variance import gaussian_variance, rademacher_variance
@@ -17,13 +21,17 @@ from torchstone.linalg.trace import TraceEstimate, exact_trace, hutchinson_trace
 
 __all__ = [
     "BlockLanczos",
+    "DampedMap",
     "DenseMap",
     "DiagonalEstimate",
     "Distribution",
     "Eigenpairs",
     "ExtremeEigenpairs",
     "FunctionMap",
+    "InverseMap",
     "LinearMap",
+    "LinearSolution",
+    "Outcome",
     "OutlierCount",
     "TraceEstimate",
     "Tridiagonalisation",
@@ -41,5 +49,7 @@ __all__ = [
     "rademacher_variance",
     "require_square",
     "require_symmetric",
+    "solve_cg",
+    "solve_minres",
     "top_eigenpairs",
 ]
