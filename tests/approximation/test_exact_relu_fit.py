@@ -60,7 +60,6 @@ def test_it_is_the_best_of_all_patterns_quadratic_programs() -> None:
             constraints={
                 "type": "ineq",
                 "fun": lambda z, sides=sides: sides @ z,
-                "jac": lambda z, sides=sides: sides,
             },
             method="SLSQP",
             options={"ftol": 1e-14, "maxiter": 500},
