@@ -128,7 +128,8 @@ class LinearMap(ABC):
                 f"shape {tuple(product.shape)}, {product.dtype}, on {product.device}",
                 "Correct the function, or the shape, dtype and device declared for it.",
             )
-        if not bool(product.isfinite().all()):
+        # One number that is not finite makes the sum so; a sum that overflows by itself is looked at again.
+        if not bool(product.detach().sum().isfinite()) and not bool(product.isfinite().all()):
             bad = int((~product.isfinite()).sum())
             raise NumericalError(
                 f"Products of {self} must be finite",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.batches import Batch
+from torchstone.operators.column_gradients import ColumnGradients
 from torchstone.operators.curvature_map import GRAPH_BYTES, CurvatureMap
 from torchstone.operators.finite_differences import central_difference
 from torchstone.operators.kept_graphs import KeptGraphs
@@ -51,7 +51,8 @@ class Hessian(CurvatureMap):
         memory_bytes: int = GRAPH_BYTES,
     ) -> None:
         super().__init__(specimen, split, names)
-        self._graphs = KeptGraphs(specimen, split, self.space, self._gradient_graph, memory_bytes)
+        self._graphs = KeptGraphs(specimen, split, self._gradient_graph, memory_bytes, self.space.bytes)
+        self._columns = ColumnGradients(specimen, memory_bytes)
 
     def _gradient_graph(self, batch: Batch) -> tuple[Tensor, ...]:
         """Gradient of the batch's summed loss, differentiable."""
@@ -69,16 +70,15 @@ class Hessian(CurvatureMap):
         curved = [i for i, part in enumerate(gradient) if part.requires_grad]
         if not curved:  # every loss is affine in the parameters
             return torch.zeros_like(X, dtype=torch.float64)
-        parts: Any = [gradient[i] for i in curved]
-        columns = []
-        for x in X.T:
-            direction = self.space.unflatten(x)
-            along = [direction[i] for i in curved]
-            product = self.specimen.grad(
-                parts, self.space.parameters, batch, grad_outputs=along, retain_graph=True
-            )
-            columns.append(self.space.flatten(product))
-        return torch.stack(columns, dim=1)
+        along = self.space.unflatten_columns(X)
+        found = self._columns(
+            [gradient[i] for i in curved],
+            self.space.parameters,
+            batch,
+            [along[i] for i in curved],
+            self._graphs.weight,
+        )
+        return self.space.flatten_columns(found)
 
     def _by_differences(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         return torch.stack([central_difference(self._gradient, self.space, x) for x in X.T], dim=1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -11,48 +13,99 @@ from torch import Tensor
 
 from torchstone.batches import Batch
 from torchstone.operators.double_backward import twice_differentiable
-from torchstone.operators.parameter_space import ParameterSpace
 from torchstone.specimen import Specimen
 
 Graph = TypeVar("Graph")
 
 
-class KeptGraphs(Generic[Graph]):
-    """What products with a curvature matrix need of each batch.
+@dataclass(frozen=True)
+class GraphWeight:
+    """What one batch's graph holds.
 
-    The first batch's graph is weighed (the tensors it saves, counted once each); if all of them fit the budget they
-    are kept, which saves a forward and a backward pass a product. They are dropped when a parameter is updated in place.
+    Args:
+        bytes: Memory of the tensors it saves, counted once each, without parameters, which exist anyway.
+        saves: Number of times that a node saves a tensor.
+        parameters: Memory of the parameters.
+    """
+
+    bytes: int
+    saves: int
+    parameters: int
+
+
+class KeptGraphs(Generic[Graph]):
+    """What products with a matrix of derivatives need of each batch.
+
+    The first batch's graph is weighed; if all of them fit the budget they are kept, which saves a forward and a backward
+    pass a product. They are dropped when a parameter of the model is updated in place. One batch's graph is always
+    built, however small the budget: smaller batches make it smaller.
 
     Args:
         specimen: The specimen.
         split: Part of the data.
-        space: Parameters that are differentiated.
         build: Makes the graph of a batch; called inside `measuring()` with gradients enabled.
         memory_bytes: Budget for all graphs together.
+        extra_bytes: Memory of what `build` returns besides the tensors that its graph saves.
 
     Attributes:
-        position: Number of the batch that is worked on, among this process's.
+        fits: Whether the graphs are kept; None before the first product.
+        weight: Of the first batch's graph; None before the first product.
+        position: Number of the batch in hand among this process's.
     """
 
     def __init__(
         self,
         specimen: Specimen,
         split: str,
-        space: ParameterSpace,
         build: Callable[[Batch], Graph],
         memory_bytes: int,
+        extra_bytes: int = 0,
     ) -> None:
-        self.specimen, self.split, self.space = specimen, split, space
-        self.build, self.memory_bytes = build, memory_bytes
+        self.specimen, self.split = specimen, split
+        self.build, self.memory_bytes, self.extra_bytes = build, memory_bytes, extra_bytes
         self.fits: bool | None = None
+        self.weight: GraphWeight | None = None
         self.position = 0
         self._kept: dict[int, Graph] = {}
-        self._versions = space.versions
+        self._versions = self._now()
 
     def mean(self, product: Callable[[Graph, Batch], Tensor]) -> Tensor:
         """Sum of `product(graph, batch)` over the batches divided by the number of examples, in float64."""
-        if self._versions != self.space.versions:
-            self._kept, self._versions = {}, self.space.versions
+        with self._differentiating():
+            return self.specimen.mean_over(self._on_graphs(product), self.split)
+
+    def sum(self, product: Callable[[Graph, Batch], Tensor]) -> Tensor:
+        """Sum of `product(graph, batch)` over the batches, in float64."""
+        with self._differentiating():
+            return self.specimen.sum_over(self._on_graphs(product), self.split)
+
+    def rows(self, product: Callable[[Graph, Batch], Tensor]) -> Tensor:
+        """Rows of `product(graph, batch)` of all batches together, on the CPU."""
+        with self._differentiating():
+            return self.specimen.map_over(self._on_graphs(product), self.split)
+
+    @property
+    def number(self) -> int:
+        """Number of the batch in hand among all of the split's."""
+        processes = self.specimen.processes
+        return processes.rank + self.position * processes.count
+
+    @contextlib.contextmanager
+    def _differentiating(self) -> Iterator[None]:
+        if self._versions != self._now():
+            self._kept, self._versions = {}, self._now()
+        with (
+            self.specimen.measuring(),
+            twice_differentiable(self.specimen.model, self.specimen.device),
+            torch.enable_grad(),
+        ):
+            yield
+
+    def _now(self) -> list[int]:
+        """Counters that change when a parameter is updated in place."""
+        return [parameter._version for parameter in self.specimen.model.parameters()]
+
+    def _on_graphs(self, product: Callable[[Graph, Batch], Tensor]) -> Callable[[Batch], Tensor]:
         position = -1
 
         def of_batch(batch: Batch) -> Tensor:
@@ -60,12 +113,7 @@ class KeptGraphs(Generic[Graph]):
             position += 1
             return product(self._graph(position, batch), batch)
 
-        with (
-            self.specimen.measuring(),
-            twice_differentiable(self.specimen.model, self.specimen.device),
-            torch.enable_grad(),
-        ):
-            return self.specimen.mean_over(of_batch, self.split)
+        return of_batch
 
     def _graph(self, position: int, batch: Batch) -> Graph:
         self.position = position
@@ -74,31 +122,38 @@ class KeptGraphs(Generic[Graph]):
         if self.fits is None:
             share = self.specimen.objective.size(batch) / self.specimen.size(self.split)
             mine = math.ceil(1 / share / self.specimen.processes.count)
-            self.fits = self._bytes(batch) * mine <= self.memory_bytes
+            self.weight = self._weigh(batch)
+            self.fits = (self.weight.bytes + self.extra_bytes) * mine <= self.memory_bytes
         graph = self.build(batch)
         if self.fits:
             self._kept[position] = graph
         return graph
 
-    def _bytes(self, batch: Batch) -> int:
-        """Memory of one batch's graph, its gradient included and the parameters, which exist anyway, not."""
-        known = {parameter.untyped_storage().data_ptr() for parameter in self.space.parameters}
+    def _weigh(self, batch: Batch) -> GraphWeight:
+        known = {one.untyped_storage().data_ptr(): _bytes(one) for one in self.specimen.model.parameters()}
         sizes: dict[int, int] = {}
+        saves = 0
 
         def see(tensor: Tensor) -> Tensor:
+            nonlocal saves
+            saves += 1
             if tensor.layout == torch.strided and tensor.untyped_storage().data_ptr() not in known:
-                sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                sizes[tensor.untyped_storage().data_ptr()] = _bytes(tensor)
             # Detached: a hook that returned a node's own output would tie node and tensor into a cycle that C++ holds.
             return tensor.detach()
 
         with torch.autograd.graph.saved_tensors_hooks(see, _as_it_is):
             graph = self.build(batch)
         del graph
-        return sum(sizes.values()) + self.space.bytes
+        return GraphWeight(sum(sizes.values()), saves, sum(known.values()))
 
     def drop(self) -> None:
         """Forget the graphs."""
         self._kept = {}
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes()
 
 
 def _as_it_is(tensor: Any) -> Any:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.batches import Batch
+from torchstone.operators.column_gradients import ColumnGradients
 from torchstone.operators.cotangents import Columns
 from torchstone.operators.curvature_map import GRAPH_BYTES, CurvatureMap
 from torchstone.operators.finite_differences import central_difference
@@ -55,7 +56,8 @@ class OutputCurvature(CurvatureMap):
         memory_bytes: int = GRAPH_BYTES,
     ) -> None:
         super().__init__(specimen, split, names)
-        self._graphs = KeptGraphs(specimen, split, self.space, self._linearise, memory_bytes)
+        self._graphs = KeptGraphs(specimen, split, self._linearise, memory_bytes, self.space.bytes)
+        self._columns = ColumnGradients(specimen, memory_bytes)
 
     @abstractmethod
     def _weigher(self, outputs: Tensor, batch: Batch, position: int) -> Weigher | None:
@@ -97,17 +99,16 @@ class OutputCurvature(CurvatureMap):
         used = [i for i, part in enumerate(graph.pulled) if part.requires_grad]
         if not used or graph.weigh is None:
             return torch.zeros_like(X, dtype=torch.float64)
-        parts: Any = [graph.pulled[i] for i in used]
-        columns = []
-        for x in X.T:
-            direction = self.space.unflatten(x)
-            along = [direction[i] for i in used]
-            # J x is the derivative of u -> x^T (J^T u), which is linear in u.
-            (pushed,) = self.specimen.grad(
-                parts, (graph.cotangent,), batch, grad_outputs=along, retain_graph=True
-            )
-            columns.append(self._pull(graph.outputs, graph.weigh(pushed), batch))
-        return torch.stack(columns, dim=1)
+        along = self.space.unflatten_columns(X)
+        weight = self._graphs.weight
+        # J x is the derivative of u -> x^T (J^T u), which is linear in u.
+        (pushed,) = self._columns(
+            [graph.pulled[i] for i in used], (graph.cotangent,), batch, [along[i] for i in used], weight
+        )
+        weighted = torch.stack([graph.weigh(one) for one in pushed]).to(graph.outputs.dtype)
+        return self.space.flatten_columns(
+            self._columns((graph.outputs,), self.space.parameters, batch, (weighted,), weight)
+        )
 
     def _pull(self, outputs: Tensor, cotangent: Tensor, batch: Batch) -> Float[Tensor, " n"]:
         """J^T u as a vector."""

@@ -105,6 +105,19 @@ class ParameterSpace:
         pairs = zip(parts, self.parameters, strict=True)
         return tuple(part.reshape(parameter.shape).to(parameter.dtype) for part, parameter in pairs)
 
+    def flatten_columns(self, tensors: Sequence[Float[Tensor, "k ..."]]) -> Float[Tensor, "size k"]:
+        """One tensor a parameter, (k, *shape), as k columns in float64."""
+        rows = torch.empty(tensors[0].shape[0], self.size, dtype=torch.float64, device=self.device)
+        for part, place in zip(tensors, rows.split(list(self.sizes), dim=1), strict=True):
+            place.copy_((part.to_dense() if part.is_sparse else part).reshape(place.shape))
+        return rows.T
+
+    def unflatten_columns(self, X: Float[Tensor, "size k"]) -> tuple[Float[Tensor, "k ..."], ...]:
+        """One tensor a parameter, (k, *shape), of its type."""
+        rows = X.T.contiguous().split(list(self.sizes), dim=1)
+        pairs = zip(rows, self.parameters, strict=True)
+        return tuple(part.reshape(-1, *parameter.shape).to(parameter.dtype) for part, parameter in pairs)
+
     def values(self) -> Float[Tensor, " size"]:
         """The parameters' present values as a vector of this space's type."""
         return self.flatten([parameter.detach() for parameter in self.parameters], self.dtype)

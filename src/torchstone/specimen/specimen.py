@@ -201,7 +201,7 @@ class Specimen:
     def mean_over(self, function: Callable[[Batch], Any], split: str = "train") -> Any:
         """`sum_over` divided by the number of examples, so that a ragged last batch weighs what it should."""
         total, size = self.sum_over(function, split), self.size(split)
-        return total / size if isinstance(total, Tensor) else tuple(part / size for part in total)
+        return total.div_(size) if isinstance(total, Tensor) else tuple(part.div_(size) for part in total)
 
     def map_over(self, function: Callable[[Batch], Tensor], split: str = "train") -> Tensor:
         """Rows of `function(batch)`, shape (N_batch, ...), of all batches together, on the CPU.
