@@ -11,10 +11,13 @@ from torch import Tensor
 
 from torchstone.errors import NotApplicableError, RaggedError
 from torchstone.linalg import Eigenpairs, top_eigenpairs
+from torchstone.linalg.eigen import ExtremeEigenpairs
 from torchstone.operators.hessian import Hessian
+from torchstone.operators.trace import TraceResult, hessian_trace
 from torchstone.plan import Plan
-from torchstone.reading import Need
+from torchstone.reading import CostClass, Need
 from torchstone.specimen import Specimen, keeping_random_states
+from torchstone.workbench.curvature import PAIRS, PRODUCTS, TOLERANCE, ends_of_spectrum, first
 from torchstone.workbench.features import layer_features
 from torchstone.workbench.memory import Memory
 
@@ -148,6 +151,15 @@ class Workbench:
 
         return self.memo(("labels", split), lambda: self.specimen.map_over(of_batch, split))
 
+    def class_count(self, split: str = "train") -> int | None:
+        """Number of distinct labels among the examples; None where the task has no class labels."""
+        if self.lacks(Need.LABELS):
+            return None
+        try:
+            return len(self.labels(split).unique())
+        except NotApplicableError:
+            return None
+
     def errors(self, split: str = "train") -> Tensor:
         """Which examples are misclassified, bool (N,); ties count as errors only where argmax picks another class."""
         return self.scores(split).argmax(1) != self.labels(split)
@@ -203,6 +215,10 @@ class Workbench:
             max_products: Budget of products.
             split: Part of the data.
         """
+        if self._asks_for_ends and k <= PAIRS and tolerance >= TOLERANCE and max_products == PRODUCTS:
+            ends = self.extreme_eigenpairs(split=split)
+            if len(ends.largest.values) >= min(k, len(ends.largest.vectors)):
+                return first(ends, k, tolerance)
 
         def make() -> Eigenpairs:
             hessian = Hessian(self.specimen, split, memory_bytes=self.plan.memory_bytes // 2)
@@ -215,6 +231,61 @@ class Workbench:
             )
 
         return self.memo(("top_eigenpairs", k, tolerance, max_products, split), make)
+
+    @property
+    def _asks_for_ends(self) -> bool:
+        """Whether the plan holds instruments that ask for both ends of the spectrum: then one search answers all.
+
+        It must not matter which instrument comes first, so the plan decides, not what happens to be in memory.
+        """
+        return self.plan.most_expensive >= CostClass.MINUTES
+
+    def extreme_eigenpairs(
+        self,
+        largest: int = PAIRS,
+        *,
+        tolerance: float = TOLERANCE,
+        max_products: int = PRODUCTS,
+        split: str = "train",
+    ) -> ExtremeEigenpairs:
+        """The largest eigenvalues of the Hessian of the mean loss and the smallest one, from one search.
+
+        Cost: on networks with a few outliers 30 to 60 Hessian products for 16 pairs.
+
+        Args:
+            largest: How many of the largest; fewer come where there are fewer, or where memory would not hold more.
+            tolerance: Residual to reach, relative to the largest eigenvalue in magnitude.
+            max_products: Budget of products.
+            split: Part of the data.
+        """
+
+        def make() -> ExtremeEigenpairs:
+            generator = self.generator("extreme_eigenpairs")
+            return ends_of_spectrum(
+                self.specimen, split, largest, tolerance, max_products, self.plan.memory_bytes, generator
+            )
+
+        return self.memo(("extreme_eigenpairs", largest, tolerance, max_products, split), make)
+
+    def hessian_trace(self, tolerance: float = 0.02, probes: int = 100) -> TraceResult:
+        """Trace of the Hessian of the mean training loss, see `torchstone.operators.hessian_trace`.
+
+        Args:
+            tolerance: Relative standard error at which probing stops.
+            probes: At most this many probes.
+        """
+
+        def make() -> TraceResult:
+            return hessian_trace(
+                self.specimen,
+                tolerance=tolerance,
+                min_probes=min(20, probes),
+                max_probes=probes,
+                generator=self.generator("hessian_trace"),
+                memory_bytes=self.plan.memory_bytes // 2,
+            )
+
+        return self.memo(("hessian_trace", tolerance, probes), make)
 
     @property
     def sampling_notes(self) -> tuple[str, ...]:

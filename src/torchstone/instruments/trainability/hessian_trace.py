@@ -9,7 +9,7 @@ from typing import ClassVar
 from torchstone.details import Axis, Curve, Line, Scalar, Scalars, Table, numbers, thin
 from torchstone.instruments.settings import require_between, require_count
 from torchstone.operators.curvature_map import DOUBLE_BACKWARD
-from torchstone.operators.trace import TraceResult, hessian_trace
+from torchstone.operators.trace import TraceResult
 from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Uncertainty, Verdict
 from torchstone.workbench import Workbench
 
@@ -47,14 +47,7 @@ class HessianTrace:
 
     def measure(self, bench: Workbench) -> Reading:
         """Compute or estimate the trace."""
-        found = hessian_trace(
-            bench.specimen,
-            tolerance=self.tolerance,
-            min_probes=min(20, self.probes),
-            max_probes=self.probes,
-            generator=bench.generator(self.META.id),
-            memory_bytes=bench.plan.memory_bytes // 2,
-        )
+        found = bench.hessian_trace(self.tolerance, self.probes)
         size = sum(one.size for one in found.per_parameter.values())
         how = (
             "exactly" if found.exact else f"up to a standard error of {found.standard_error:.2g} from probes"
