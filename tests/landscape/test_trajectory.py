@@ -12,7 +12,9 @@ from sklearn.decomposition import PCA
 from torchstone.errors import SettingError
 from torchstone.landscape import (
     gram_of_path,
+    heading,
     ornstein_uhlenbeck_shares,
+    random_sign_headings,
     random_sign_shares,
     random_walk_shares,
     trajectory_pca,
@@ -121,3 +123,27 @@ def test_paths_that_do_not_move_or_are_too_short() -> None:
         gram_of_path(torch.ones(2, 3))
     with pytest.raises(SettingError, match="between 1 and 3"):
         trajectory_pca(gram_of_path(torch.ones(4, 3)), components=4)
+
+
+def test_the_heading_of_known_paths() -> None:
+    straight = torch.arange(7.0)[:, None] * torch.tensor([1.0, -2.0])
+    assert heading(gram_of_path(straight)) == pytest.approx(6)
+    assert heading(gram_of_path(torch.cat([straight, straight.flip(0)]))) == pytest.approx(0)
+    assert heading(gram_of_path(walk(400, 5000))) == pytest.approx(1, abs=0.1)
+    assert heading(gram_of_path(torch.ones(4, 3))) == 0
+
+
+def test_headings_of_random_signs_average_to_one_and_give_uniform_p_values() -> None:
+    p_values = []
+    scale = 0.8 ** torch.arange(20, dtype=torch.float64)[:, None]
+    for seed in range(200):
+        steps = scale * torch.randn(20, 3, generator=seeded(seed), dtype=torch.float64)
+        gram = gram_of_path(torch.cat([torch.zeros(1, 3).double(), steps.cumsum(0)]))
+        null = random_sign_headings(gram, 99, seeded(1000 + seed))
+        p_values.append(float((null >= heading(gram)).double().mean()))
+    assert [sum(p <= level for p in p_values) / 200 for level in (0.1, 0.5, 0.9)] == pytest.approx(
+        [0.1, 0.5, 0.9], abs=0.11
+    )
+    assert float(random_sign_headings(gram_of_path(walk(20, 4)), 20_000, seeded(0)).mean()) == pytest.approx(
+        1, abs=0.03
+    )

@@ -41,6 +41,7 @@ def align(
     units: Sequence[HiddenUnits],
     generator: torch.Generator,
     *,
+    starts: int = 5,
     sweeps: int = 50,
 ) -> Alignment:
     r"""Permute the hidden units of `other` to maximise the inner product of its weights with the reference's.
@@ -48,9 +49,9 @@ def align(
     Coordinate ascent: for one hidden layer at a time, all others held, the best permutation solves a linear assignment
     problem with the similarities C_ij = sum over the weights that make or read a unit of <reference's unit i, other's
     unit j>. The distance falls with every change, so the ascent ends; at a local optimum, as the joint problem is
-    NP-hard.
+    NP-hard. Which one is found depends on the order of the layers, so the best of several is taken.
 
-    Cost: a few sweeps of O(n^2 d + n^3) for each layer of n units with d weights each.
+    Cost: `starts` times a few sweeps of O(n^2 d + n^3) for each layer of n units with d weights each.
 
     Args:
         reference: The network to lie close to.
@@ -58,13 +59,26 @@ def align(
         space: Where the parameters lie.
         units: The hidden layers (`hidden_units`).
         generator: Order of the layers within a sweep.
-        sweeps: At most so many passes over the layers.
+        starts: Orders of the layers to try.
+        sweeps: At most so many passes over the layers for each.
 
     Returns:
         The reordered network.
 
     Source: Ainsworth, Hayase & Srinivasa 2023, section 3.2 and algorithm 1 (weight matching).
     """
+    found = [_ascend(reference, other, space, units, generator, sweeps) for _ in range(max(1, starts))]
+    return min(found, key=lambda one: one.after)
+
+
+def _ascend(
+    reference: Point,
+    other: Point,
+    space: ParameterSpace,
+    units: Sequence[HiddenUnits],
+    generator: torch.Generator,
+    sweeps: int,
+) -> Alignment:
     from scipy.optimize import linear_sum_assignment
 
     point = other

@@ -54,9 +54,13 @@ def largest_mean(contrasts: Tensor, confidence: float = 0.95) -> Largest:
             str(tuple(contrasts.shape)),
             "Add points.",
         )
+    kept = (contrasts.mean(1) != -torch.inf).nonzero()[:, 0]  # the others are never the largest
+    if not len(kept):
+        return Largest(0.0, 0.0, 0.0, -1)
+    contrasts = contrasts[kept]
     means = contrasts.mean(1)
     if not bool(means.isfinite().all()):
-        return Largest(float("inf"), 0.0, float("inf"), int((~means.isfinite()).nonzero()[0]))
+        return Largest(float("inf"), 0.0, float("inf"), int(kept[~means.isfinite()][0]))
     z = float(student.ppf(1 - (1 - confidence) / (2 * len(means)), max(1, contrasts.shape[1] - 1)))
     # One example says nothing about its spread.
     errors = (
@@ -64,7 +68,7 @@ def largest_mean(contrasts: Tensor, confidence: float = 0.95) -> Largest:
         if contrasts.shape[1] > 1
         else torch.full_like(means, torch.inf)
     )
-    index, value = int(means.argmax()), max(0.0, float(means.max()))
+    index, value = int(kept[means.argmax()]), max(0.0, float(means.max()))
     low, high = float((means - z * errors).max()), float((means + z * errors).max())
     return Largest(value, max(0.0, low), max(0.0, high), index if float(means.max()) > 0 else -1)
 

@@ -48,7 +48,8 @@ def parabola_along(
     Raises:
         SettingError: The direction moves a frozen parameter, which has no gradient.
     """
-    hessian = Hessian(specimen, split) if hessian is None else hessian
+    if hessian is None:
+        hessian = Hessian(specimen, split, [name for name in space.names if name in specimen.trainable])
     frozen = [
         name
         for name in space.names

@@ -149,6 +149,38 @@ def ornstein_uhlenbeck_shares(points: int, components: int, reversion: float) ->
     return trajectory_pca(response @ response.T, 1).shares[:components]
 
 
+def heading(gram: Tensor) -> float:
+    r"""Squared distance from start to end over the sum of the steps' squares: about 1 for a random walk.
+
+    T - 1 for T - 1 equal steps in one direction, 0 for a path that returns. Unlike the explained variances, which a few
+    long steps make high in whatever directions they go, it asks whether the steps agree.
+
+    Args:
+        gram: `gram_of_path(points)`, (T, T).
+
+    Returns:
+        The ratio; 0 where nothing moved.
+    """
+    squares = float(_steps(gram).trace())
+    return float(gram[0, 0]) / squares if squares > 0 else 0.0
+
+
+def random_sign_headings(gram: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    """Headings of paths with the same steps, each taken forward or backward at random, (draws,); their mean is 1."""
+    steps = _steps(gram)
+    signs = _signs(draws, steps, generator)
+    return ((signs @ steps) * signs).sum(1) / steps.trace().clamp(min=1e-300)
+
+
+def _steps(gram: Tensor) -> Tensor:
+    """Inner products of the path's steps, (T - 1, T - 1)."""
+    return gram.diff(dim=0).diff(dim=1)
+
+
+def _signs(draws: int, steps: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, (draws, len(steps)), generator=generator).to(steps) * 2 - 1
+
+
 def random_sign_shares(gram: Tensor, draws: int, generator: torch.Generator) -> Tensor:
     r"""Shares of paths with the same steps, each taken forward or backward at random.
 
@@ -168,8 +200,8 @@ def random_sign_shares(gram: Tensor, draws: int, generator: torch.Generator) -> 
 
     Source: Fisher 1935, section 21 (the test by random signs); Antognini & Sohl-Dickstein 2018 (why a null is needed).
     """
-    steps = gram.diff(dim=0).diff(dim=1)
-    signs = torch.randint(0, 2, (draws, len(steps)), generator=generator).to(steps) * 2 - 1
+    steps = _steps(gram)
+    signs = _signs(draws, steps, generator)
     flipped = signs[:, :, None] * steps * signs[:, None]
     count = len(gram)
     sums = torch.ones(count, len(steps), dtype=steps.dtype, device=steps.device).tril(-1)
