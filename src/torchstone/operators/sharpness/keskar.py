@@ -129,7 +129,14 @@ def _map(
         )
     columns = torch.randn(len(here), subspace, generator=generator, dtype=torch.float64).to(here)
     columns /= columns.norm(dim=0)
-    # By QR: A^+ = R^-1 Q'.
-    q, r = torch.linalg.qr(columns)
-    coordinates = torch.linalg.solve_triangular(r, (q.T @ here)[:, None], upper=True)[:, 0]
+    coordinates = _least_squares(columns, here)
     return (lambda y: columns @ y), (lambda g: columns.T @ g), coordinates
+
+
+def _least_squares(columns: Float[Tensor, "n p"], here: Float[Tensor, " n"]) -> Float[Tensor, " p"]:
+    """A^+ theta."""
+    if len(here) < 4 * columns.shape[1]:
+        return torch.linalg.lstsq(columns.double(), here.double()[:, None]).solution[:, 0].to(here)
+    # So many more rows than columns leave random columns nearly orthogonal: the normal equations lose nothing.
+    gram = (columns.T @ columns).double()
+    return torch.linalg.solve(gram, (columns.T @ here).double()).to(here)
