@@ -199,7 +199,7 @@ class EigenSearch:
         if not process.has_room(block):
             self._restart(ritz, order, missing, block)
         # Decomposing T costs m^3, a product O(n m): with hundreds of vectors not after every product.
-        stride = 1 + process.size // 64 if process.width <= block else 1
+        stride = 1 + process.size // 40 if process.width <= block else 1
         for _ in range(stride):
             process.expand(block)
             if process.exhausted or self._spent() or not process.has_room(block):
