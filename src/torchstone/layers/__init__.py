@@ -1,0 +1,1 @@
+"""Layers: what PyTorch does not have."""
