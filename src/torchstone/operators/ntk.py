@@ -87,7 +87,8 @@ def ntk(
 
     Cost: one forward pass and C + 2 backward passes down to the first layer's output (1 + 2 for one output), and per
     layer about N M (C^2 a + b) multiplications for signals of length a and inputs of length b.
-    Memory: never more than `memory_bytes`, counted beside the network and its data; see `ntk_plan`.
+    Memory: never more than `memory_bytes` of tensors, beside the network and its data; see `ntk_plan`. The C library may
+    hold on to freed memory on top of that.
     Accuracy: products in the network's type (half precision widened to float32), layers added in float64. No bias.
 
     Args:
@@ -115,7 +116,7 @@ def ntk(
 
     Source: Jacot, Gabriel & Hongler 2018, section 4; Novak, Sohl-Dickstein & Schoenholz 2022, section 3 (structure).
     """
-    work = _Work.of(network, x1, x2, outputs, directions, names)
+    work = _Work.of(network, x1, x2, outputs, directions, names, per_layer)
     with work.ready():
         plan = work.plan(per_layer, memory_bytes)
         return work.run(plan, per_layer)
@@ -139,7 +140,7 @@ def ntk_plan(
     Raises:
         MemoryBudgetError: As `ntk` would.
     """
-    work = _Work.of(network, x1, x2, outputs, directions, names)
+    work = _Work.of(network, x1, x2, outputs, directions, names, per_layer)
     with work.ready():
         return work.plan(per_layer, memory_bytes)
 
@@ -163,16 +164,13 @@ class _Work:
         outputs: Which,
         directions: Tensor | None,
         names: Iterable[str] | None,
+        per_layer: bool,
     ) -> _Work:
         left, right = examples_of(network, x1, x2)
         space = ParameterSpace.of(left.specimen, names)
         parameters = dict(zip(space.names, space.parameters, strict=True))
-        work = cls(
-            left,
-            right,
-            Linearised(left.specimen, parameters, directions, outputs == "trace"),
-            outputs != "all",
-        )
+        made = Linearised(left.specimen, parameters, directions, outputs == "trace", per_layer)
+        work = cls(left, right, made, outputs != "all")
         if outputs not in ("all", "trace"):
             work._choose(outputs)
         return work
@@ -239,6 +237,7 @@ class _Result:
     stored: Tensor
     shares: dict[str, Tensor]
     flat: bool
+    _total: Tensor | None = None
 
     @classmethod
     def of(cls, work: _Work, per_layer: bool) -> _Result:
@@ -255,7 +254,9 @@ class _Result:
         """Add up the tile of two blocks and write it, on both sides of the diagonal where it is mirrored."""
         k = self.stored.shape[1]
         shape = (left.count, k, right.count, k)
-        total = torch.zeros(shape, dtype=torch.float64, device=self.stored.device)
+        if self._total is None or self._total.shape != shape:  # else used again: the heap stays in one piece
+            self._total = torch.empty(shape, dtype=torch.float64, device=self.stored.device)
+        total = self._total.zero_()
         for name in [name for name in left.factors if name in right.factors]:
             share = left.factors[name].times(right.factors[name]).view(shape)
             total += share

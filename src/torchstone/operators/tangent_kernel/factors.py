@@ -73,11 +73,16 @@ class Sizes:
         return k * k * self.numel < _SMALL_PRODUCTS * pairs
 
     @property
+    def takes_ones(self) -> bool:
+        """Whether a bias can be the weight of one more input."""
+        return not self.by_rows
+
+    @property
     def numbers(self) -> int:
         """Numbers kept for an example."""
         if self.by_rows:
             return self.columns * self.numel
-        return self.groups * self.positions * (self.columns * self.signal + self.activation)
+        return self.groups * self.positions * (self.columns * self.signal + 2 * self.activation + 1)
 
     @property
     def passing(self) -> int:
@@ -172,10 +177,10 @@ def _rows(rows: Tensor, sizes: Sizes) -> Tensor:
 
 
 class FactorsInTheMaking:
-    """Factors of one parameter and block, filled column by column."""
+    """Factors of one parameter and block, filled column by column; where `biased`, of its bias too."""
 
-    def __init__(self, gradients: ExampleGradients, sizes: Sizes) -> None:
-        self.gradients, self.sizes = gradients, sizes
+    def __init__(self, gradients: ExampleGradients, sizes: Sizes, biased: bool) -> None:
+        self.gradients, self.sizes, self.biased = gradients, sizes, biased
         self._signals: Tensor | None = None
 
     def add(self, column: int, signals: Mapping[Node, Tensor]) -> None:
@@ -202,5 +207,8 @@ class FactorsInTheMaking:
         if self.sizes.by_rows:
             return Factors(self.sizes, self._signals)
         indexed = bool(self.gradients.outer.one_hot)
-        activations = self.gradients.activations().transpose(0, 1).contiguous()
+        activations = self.gradients.activations().transpose(0, 1)
+        if self.biased:
+            activations = torch.cat([activations, torch.ones_like(activations[..., :1])], dim=-1)
+        activations = activations.contiguous()
         return Factors(self.sizes, self._signals, activations, indexed)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchstone.batches import Batch
 from torchstone.errors import SettingError, SpecimenError
 from torchstone.operators.example_gradients import BatchGradients
+from torchstone.operators.example_gradients.direct import DirectUse
 from torchstone.operators.example_gradients.positions import widened
 from torchstone.operators.tangent_kernel.factors import Factors, FactorsInTheMaking, Sizes
 from torchstone.operators.tangent_kernel.jacobian import formed_rows
@@ -40,6 +41,7 @@ class Linearised:
         parameters: Those that are differentiated, by name.
         directions: Fixed combinations of the outputs (K, outputs), whose kernel is wanted; None for each output itself.
         summed: Whether only the sum over the K is wanted.
+        apart: Whether each parameter's share is wanted, so that a bias may not be one more input of its weight.
         memory_bytes: For gradients that must be formed.
 
     Attributes:
@@ -54,6 +56,7 @@ class Linearised:
     parameters: Mapping[str, nn.Parameter]
     directions: Float[Tensor, "K outputs"] | None
     summed: bool
+    apart: bool = True
     memory_bytes: int = 2**27
     sizes: dict[str, Sizes] = field(default_factory=dict)
     formed: dict[str, str] = field(default_factory=dict)
@@ -67,10 +70,14 @@ class Linearised:
         if not outputs.requires_grad:
             return Block(len(outputs), {})
         gradients = BatchGradients.of(self.specimen, outputs, self.parameters)
-        making = {}
         for name, one in gradients.ruled.items():
-            sizes = self.sizes.setdefault(name, Sizes.of(one, self.columns, self.summed))
-            making[name] = FactorsInTheMaking(one, sizes)
+            self.sizes.setdefault(name, Sizes.of(one, self.columns, self.summed))
+        biases = {} if self.apart else self._biases(gradients)
+        making = {
+            name: FactorsInTheMaking(one, self.sizes[name], biased=name in biases)
+            for name, one in gradients.ruled.items()
+            if name not in biases.values()
+        }
         for column in range(self.columns if making else 0):
             signals = gradients.signals(self.cotangent(outputs, column))
             with torch.no_grad():
@@ -79,6 +86,25 @@ class Linearised:
         with torch.no_grad():
             found = {name: one.finish() for name, one in making.items()}
         return Block(len(outputs), found | self._loose(batch, outputs, gradients.loose))
+
+    def _biases(self, gradients: BatchGradients) -> dict[str, str]:
+        """By weight, the bias that acts as its weight of one more input, which is always 1."""
+        weights = {
+            one.nodes[0]: name
+            for name, one in gradients.ruled.items()
+            if len(one.nodes) == 1 and self.sizes[name].takes_ones and not one.outer.one_hot
+        }
+        found = {}
+        for name, one in gradients.ruled.items():
+            use = one.uses[0]
+            weight = weights.get(use.use.node)
+            if weight is None or len(one.uses) > 1 or not isinstance(use, DirectUse) or use.use.chain:
+                continue
+            node, sizes = use.use.node, self.sizes[weight]
+            plain = use.factor in (None, 1.0) and getattr(node, "_saved_alpha", 1) == 1
+            if plain and one.numel == sizes.groups * sizes.signal:
+                found[weight] = name
+        return found
 
     def forward(self, batch: Batch) -> Float[Tensor, "n ..."]:
         """The outputs of a block; checks that all blocks have as many."""
