@@ -10,10 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchstone.batches import Batch
 from torchstone.errors import SettingError
 from torchstone.operators.cotangents import Cotangents, OfCurvature, OfLoss
-from torchstone.operators.double_backward import twice_differentiable
 from torchstone.operators.fisher import fisher_cotangents
 from torchstone.operators.paired_rows import PairedRows
 from torchstone.operators.parameter_space import ParameterSpace
@@ -97,10 +95,10 @@ def dual_eigenpairs(
     """
     space = ParameterSpace.of(specimen, names)
     _require(k, most_rows)
-    cotangents = _cotangents(specimen, kind, samples, generator)
-    paired = PairedRows(specimen, space, cotangents, memory_bytes, most_rows)
-    gram = paired.gram(split)
     count = specimen.size(split)
+    cotangents = _cotangents(specimen, kind, samples, generator, most_rows, count)
+    paired = PairedRows(specimen, space, cotangents, memory_bytes)
+    gram = paired.gram(split)
     if kind == "gradient_covariance":
         gram = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
     values, weights = _eigenpairs(gram, paired.signs, k)
@@ -111,28 +109,48 @@ def dual_eigenpairs(
     # What rounding leaves beyond the size of the matrix is the smallest in size.
     kept = values[values.abs().argsort(descending=True)[:possible].sort().values] / count
     chosen = weights[:, : min(k, rank, possible)]
-    vectors = _pulled_back(specimen, space, split, cotangents, chosen, paired.counts)
+    vectors = torch.zeros(space.size, 0, dtype=torch.float64, device=space.device)
+    if chosen.shape[1]:
+        vectors = paired.combinations(split, chosen)
     vectors = vectors / vectors.norm(dim=0).clamp(min=torch.finfo(torch.float64).tiny)
     formed = tuple(name for name in space.names if name in paired.formed)
     return DualSpectrum(kept, vectors, min(rank, possible), float(kept.sum()), len(gram), space.size, formed)
 
 
-def _cotangents(specimen: Specimen, kind: str, samples: int, generator: torch.Generator | None) -> Cotangents:
+def _cotangents(
+    specimen: Specimen,
+    kind: str,
+    samples: int,
+    generator: torch.Generator | None,
+    most_rows: int,
+    count: int,
+) -> Cotangents:
     if kind not in get_args(DualKind):
         raise SettingError(
             "kind must be one of " + ", ".join(map(repr, get_args(DualKind))),
             repr(kind),
             'Pass "gauss_newton".',
         )
-    if kind in ("empirical_fisher", "gradient_covariance"):
-        return OfLoss()
     if kind == "sampled_fisher":
         drawn = fisher_cotangents(specimen, "sampled", samples, generator)
         assert drawn is not None
+        _require_few(count * samples, most_rows)
         return drawn
+    _require_few(count, most_rows)
+    if kind in ("empirical_fisher", "gradient_covariance"):
+        return OfLoss()
     if kind == "fisher":
         require_predictive(specimen.objective, "true")
-    return OfCurvature()
+    return OfCurvature(most_rows // count)
+
+
+def _require_few(rows: int, most: int) -> None:
+    if rows > most:
+        raise SettingError(
+            f"The dual needs at most {most:,} rows (examples times factors an example)",
+            f"{rows:,}",
+            "Use top_eigenpairs on the map itself, fewer examples, or raise most_rows: time grows with its cube.",
+        )
 
 
 def _eigenpairs(gram: Tensor, signs: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -150,42 +168,6 @@ def _eigenpairs(gram: Tensor, signs: Tensor, k: int) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(root @ (signs[:, None] * root))
     largest = values.abs().argsort(descending=True)[:k]
     return values.flip(0), signs[:, None] * (root @ vectors[:, largest])
-
-
-def _pulled_back(
-    specimen: Specimen,
-    space: ParameterSpace,
-    split: str,
-    cotangents: Cotangents,
-    weights: Float[Tensor, "r k"],
-    counts: list[int],
-) -> Float[Tensor, "p k"]:
-    """A^T w for every column w: one backward pass each."""
-    if not weights.shape[1]:
-        return torch.zeros(space.size, 0, dtype=torch.float64, device=space.device)
-    parts = dict(enumerate(weights.split(counts)))
-    firsts = [0]
-    for size in (specimen.objective.size(batch) for batch in specimen.split(split)):
-        firsts.append(firsts[-1] + size)
-    numbers = iter(range(specimen.processes.rank, len(parts), specimen.processes.count))
-
-    def of_batch(batch: Batch) -> Tensor:
-        number = next(numbers)
-        with torch.enable_grad():
-            outputs = specimen.forward(batch)
-            columns, _ = cotangents.of(specimen, outputs, batch, firsts[number])
-            if not outputs.requires_grad or not len(columns):
-                return torch.zeros(space.size, weights.shape[1], dtype=torch.float64, device=space.device)
-            shares = parts[number].to(outputs.device).reshape(outputs.shape[0], len(columns), -1)
-            combined = torch.einsum("ncw,cn...->wn...", shares.to(columns.dtype), columns)
-            pulled = [
-                specimen.grad(outputs, space.parameters, batch, grad_outputs=one, retain_graph=True)
-                for one in combined
-            ]
-        return torch.stack([space.flatten(one) for one in pulled], dim=1)
-
-    with twice_differentiable(specimen.model, specimen.device):
-        return specimen.sum_over(of_batch, split)
 
 
 def _require(k: int, most_rows: int) -> None:

@@ -90,6 +90,24 @@ class RowMaker:
         """
         return [self._rows(piece, first + start) for piece, start in self._pieces.of(batch)]
 
+    def combined(self, batch: Batch, first: int, weights: Float[Tensor, "r k"]) -> Float[Tensor, "p k"]:
+        """Weighted sums of a batch's rows, in float64. Cost: a forward pass, and a backward pass a column."""
+        total = torch.zeros(self.space.size, weights.shape[1], dtype=torch.float64, device=self.space.device)
+        for piece, start in self._pieces.of(batch):
+            outputs = self.specimen.forward(piece)
+            cotangents, _ = self.cotangents.of(self.specimen, outputs, piece, first + start)
+            count = len(cotangents) * outputs.shape[0]
+            shares, weights = weights[:count], weights[count:]
+            if not outputs.requires_grad or not count:
+                continue
+            shares = shares.reshape(outputs.shape[0], len(cotangents), -1).to(cotangents)
+            for column, one in enumerate(torch.einsum("ncw,cn...->wn...", shares, cotangents)):
+                pulled = self.specimen.grad(
+                    outputs, self.space.parameters, piece, grad_outputs=one, retain_graph=True
+                )
+                total[:, column] += self.space.flatten(pulled)
+        return total
+
     def _rows(self, batch: Batch, first: int) -> ExampleRows:
         specimen = self.specimen
         outputs = specimen.forward(batch)

@@ -62,7 +62,7 @@ class LossCurvature:
         column = torch.zeros_like(self.vectors)
         column[:, position] = -scale * p
         column[:, position, chosen] += scale[:, 0]
-        return self._in_place(column), torch.ones(examples, dtype=torch.float64, device=p.device)
+        return self.in_place(column), torch.ones(examples, dtype=torch.float64, device=p.device)
 
     @property
     def can_sample(self) -> bool:
@@ -98,14 +98,15 @@ class LossCurvature:
         threshold = (uniforms * cumulative[..., -1])[..., None]
         drawn = torch.searchsorted(cumulative, threshold, right=True).clamp(max=self.vectors.shape[2] - 1)
         column = self.vectors.scatter_add(2, drawn, torch.full_like(threshold, -1.0))
-        return self._in_place(column * self.signs.sqrt()[..., None])
+        return self.in_place(column * self.signs.sqrt()[..., None])
 
-    def _in_place(self, column: Float[Tensor, "n t c"]) -> Tensor:
+    def in_place(self, column: Float[Tensor, "n t c"]) -> Tensor:
         """(N, T, C) as the outputs have it."""
         others = [size for dim, size in enumerate(self.shape) if dim not in (0, self.class_dim)]
         return column.reshape(self.shape[0], *others, -1).movedim(-1, self.class_dim).to(self.dtype)
 
 
+@torch.enable_grad()
 def loss_curvature(
     specimen: Specimen, outputs: Tensor, batch: Batch, *, structured: bool = False
 ) -> LossCurvature | str:

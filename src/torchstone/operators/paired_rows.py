@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.batches import Batch
-from torchstone.errors import SettingError
 from torchstone.operators.cotangents import Cotangents
 from torchstone.operators.double_backward import twice_differentiable
 from torchstone.operators.example_rows import ExampleRows, RowMaker
@@ -43,7 +42,6 @@ class PairedRows:
         space: The parameters.
         cotangents: Which gradients an example has.
         memory_bytes: For rows that are kept.
-        most_rows: Refuse more rows than that.
 
     Attributes:
         signs: Of each row, (R,), after `gram`.
@@ -57,20 +55,15 @@ class PairedRows:
         space: ParameterSpace,
         cotangents: Cotangents,
         memory_bytes: int,
-        most_rows: int | None = None,
     ) -> None:
-        self.specimen, self.memory_bytes, self.most_rows = specimen, memory_bytes, most_rows
+        self.specimen, self.memory_bytes = specimen, memory_bytes
         self.maker = RowMaker(specimen, space, cotangents, max(1, memory_bytes // 4))
         self.formed: set[str] = set()
         self.signs = torch.zeros(0, dtype=torch.float64)
         self.counts: list[int] = []
 
     def gram(self, split: str) -> Float[Tensor, "r r"]:
-        """Products of all pairs within a split; pairs of batches are computed once and mirrored.
-
-        Raises:
-            SettingError: More rows than allowed.
-        """
+        """Products of all pairs within a split; pairs of batches are computed once and mirrored."""
         self.signs, self.counts = self.signs[:0], []
         blocks = list(self._blocks(split, split))
         size = len(blocks[-1])
@@ -81,8 +74,26 @@ class PairedRows:
         """Products of all pairs across two splits."""
         return torch.cat(list(self._blocks(split, other)), dim=1)
 
+    def combinations(self, split: str, weights: Float[Tensor, "r k"]) -> Float[Tensor, "p k"]:
+        """Sums of the rows of `gram`, weighted by each column, in float64: one backward pass a column."""
+        parts = weights.split(self.counts)
+        firsts, numbers = first_examples(self.specimen, split), self._numbers()
+
+        def of_batch(batch: Batch) -> Tensor:
+            number = next(numbers)
+            with torch.enable_grad():
+                return self.maker.combined(batch, firsts[number], parts[number])
+
+        with twice_differentiable(self.specimen.model, self.specimen.device):
+            return self.specimen.sum_over(of_batch, split)
+
+    def _numbers(self) -> Iterator[int]:
+        """Numbers of this process's batches among all."""
+        group = self.specimen.processes
+        return itertools.count(group.rank, group.count)
+
     def _blocks(self, split: str, other: str) -> Iterator[Tensor]:
-        firsts, others = _firsts(self.specimen, split), _firsts(self.specimen, other)
+        firsts, others = first_examples(self.specimen, split), first_examples(self.specimen, other)
         start, last = 0, False
         with (
             self.specimen.measuring(),
@@ -104,8 +115,6 @@ class PairedRows:
                 held.last = False
                 break
             pieces = self._made(batch, firsts[index])
-            if index == 0:
-                self._check(pieces, self.specimen.size(split))
             held.pieces[index] = pieces
             self.counts.append(sum(piece.examples * piece.columns for piece in pieces))
             self.signs = torch.cat([self.signs, *(piece.signs.reshape(-1).cpu() for piece in pieces)])
@@ -117,19 +126,9 @@ class PairedRows:
             self.formed |= piece.formed
         return pieces
 
-    def _check(self, pieces: list[ExampleRows], examples: int) -> None:
-        rows = max(piece.columns for piece in pieces) * examples
-        if self.most_rows is not None and rows > self.most_rows:
-            raise SettingError(
-                f"The dual needs at most {self.most_rows:,} rows (examples times factors an example)",
-                f"{rows:,}",
-                "Use top_eigenpairs on the map itself, fewer examples, or raise most_rows: time grows with its cube.",
-            )
-
     def _against(self, held: _Held, split: str, firsts: list[int], *, symmetric: bool) -> Tensor:
         """Products of all rows with those held; of one split with itself only up to the last batch held."""
-        group = self.specimen.processes
-        numbers = itertools.count(group.rank, group.count)
+        numbers = self._numbers()
         width = sum(piece.examples * piece.columns for pieces in held.pieces.values() for piece in pieces)
 
         def of_batch(batch: Batch) -> Tensor:
@@ -159,7 +158,7 @@ class PairedRows:
         return torch.cat(blocks, dim=1)
 
 
-def _firsts(specimen: Specimen, split: str) -> list[int]:
+def first_examples(specimen: Specimen, split: str) -> list[int]:
     """Number of the first example of each batch."""
     sizes = [specimen.objective.size(batch) for batch in specimen.split(split)]
     return [0, *itertools.accumulate(sizes)][:-1]
