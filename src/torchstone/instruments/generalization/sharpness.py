@@ -85,7 +85,7 @@ class Sharpness:
         specimen = _sampled(bench, self.examples, self.META.id)
         around = RiskAround(specimen)
         panel = _panel(self, bench, around)
-        worst, random = panel.adaptive[REFERENCE], panel.relative[0]
+        worst, random = panel.adaptive[REFERENCE], panel.relative[1]
         verdict = judge(random.interval()[0], random.rise, around.risk, self.noise)
         share = self.relative_radius / max(1, panel.moving) ** 0.5
         return Reading.of(
@@ -118,9 +118,7 @@ class Sharpness:
 
 def judge(low: float, rise: float, loss: float, noise: float) -> Verdict:
     """Attention where random relative changes of `noise` raise the loss by a tenth of 1 + loss; otherwise informative."""
-    threshold = (
-        f"random changes of {noise:.2g} of each weight raise the loss by less than {TOLERATED:g} (1 + loss)"
-    )
+    threshold = f"random changes of {_percent(noise)} of each weight raise the loss by less than {TOLERATED:g} (1 + loss)"
     source = (
         "normaliser of Keskar et al. 2017; the share is a convention of this report; no threshold on sharpness itself "
         "can be right across networks (Andriushchenko et al. 2023)"
@@ -166,6 +164,9 @@ def _panel(settings: Sharpness, bench: Workbench, around: RiskAround) -> _Panel:
     generator = bench.generator(settings.META.id)
     spread = float(here.double().square().mean().sqrt())
     noises = [settings.noise * factor for factor in NOISES]
+    # Random changes as long as the worst ones of the headline stand beside them in the plots.
+    relative_noises = [settings.relative_radius / moving**0.5, *noises]
+    plain_noises = [settings.radius / len(here) ** 0.5, *(noise * spread for noise in noises)]
     fits = max(1, bench.plan.memory_bytes // (16 * len(here)))
     columns = min(settings.subspace, len(here), fits)
     radii = [settings.relative_radius * factor for factor in RADII]
@@ -182,8 +183,8 @@ def _panel(settings: Sharpness, bench: Workbench, around: RiskAround) -> _Panel:
     return _Panel(
         adaptive=curve(radii, True),
         plain=curve(plain_radii, False),
-        relative=average(noises, True),
-        absolute=average([noise * spread for noise in noises], False),
+        relative=average(relative_noises, True),
+        absolute=average(plain_noises, False),
         box=box(None),
         subspace=box(columns),
         # The settings of stability_edge, so that the two share one search.
@@ -202,13 +203,14 @@ def _over_examples(around: RiskAround, worst: WorstCase) -> Uncertainty | None:
 
 def _table(settings: Sharpness, panel: _Panel, around: RiskAround) -> Table:
     adaptive, plain = panel.adaptive[REFERENCE], panel.plain[REFERENCE]
-    relative, absolute = panel.relative[0], panel.absolute[0]
+    (alike, relative), absolute = panel.relative[:2], panel.absolute[1]
     top, error = float(panel.top.values[0]), float(panel.top.residuals[0])
     alone, moved = "leaves it alone", "changes it"
     rows: list[tuple[Cell, ...]] = [
         (f"worst case, relative, radius {settings.relative_radius:g}", adaptive.rise, None, "loss", alone, "Kwon et al. 2021"),
+        (f"random, relative, of the same length ({_percent(alike.noise)})", alike.rise, alike.standard_error, "loss", alone, "Andriushchenko et al. 2023"),
         (f"random, relative, {_percent(relative.noise)} of each weight", relative.rise, relative.standard_error, "loss", alone, "Andriushchenko et al. 2023"),
-        (f"random relative change that costs {TOLERATED:g} (1 + loss)", _width(panel.relative, around.risk), None, "share", alone, "Hochreiter & Schmidhuber 1997"),
+        (f"random relative change that costs {TOLERATED:g} (1 + loss)", _width(panel.relative[1:], around.risk), None, "share", alone, "Hochreiter & Schmidhuber 1997"),
         (f"worst case, plain, radius {settings.radius:g}", plain.rise, None, "loss", moved, "Foret et al. 2021"),
         (f"one gradient step, plain, radius {settings.radius:g}", plain.one_step, None, "loss", moved, "Foret et al. 2021"),
         (f"random, plain, standard deviation {absolute.noise:.2g}", absolute.rise, absolute.standard_error, "loss", moved, "Neyshabur et al. 2017"),
@@ -247,7 +249,8 @@ def _curve(kind: str, worst: tuple[WorstCase, ...], random: tuple[AverageCase, .
         "plain": Axis("l2 length of the change of the weights", log=True),
     }[kind]
     drawn = [one for one in worst if _drawable(one.rise)]
-    sampled = [(one, one.interval()) for one in random if _drawable(one.rise)]
+    by_length = sorted(random, key=lambda one: one.length)
+    sampled = [(one, one.interval()) for one in by_length if _drawable(one.rise)]
     heights = [one.rise for one in drawn] + [one.rise for one, _ in sampled]
     floor = min(heights, default=1.0) / 10
     lines = [
