@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from torchstone.errors import SettingError
@@ -54,7 +54,9 @@ def inclusive(low: float, high: float, count: int, also: tuple[float, ...] = ())
         raise SettingError(
             "A line needs more points than are fixed", f"{count} points", "Raise the number of points."
         )
-    numbers = torch.linspace(low, high, count, dtype=torch.float64).tolist()
+    # Rounded to what double precision resolves, so that 0.1 is 0.1 and not 0.10000000000000009.
+    decimals = 14 - math.ceil(math.log10(max(abs(low), abs(high), 1e-250)))
+    numbers = [round(low + (high - low) * i / (count - 1), decimals) for i in range(count)]
     free = list(range(count))
     for wanted in also:
         nearest = min(free, key=lambda index: abs(numbers[index] - wanted))
