@@ -18,7 +18,16 @@ from torchstone.examination import Examination
 from torchstone.examining import examine
 from torchstone.linalg import top_eigenpairs
 from torchstone.objectives import Classification
-from torchstone.operators import GaussNewton, Hessian, hessian_trace
+from torchstone.operators import (
+    Fisher,
+    GaussNewton,
+    GradientCovariance,
+    Hessian,
+    dual_eigenpairs,
+    gradient_gram,
+    gradient_norms,
+    hessian_trace,
+)
 from torchstone.specimen import Processes, Specimen
 
 RAGGED = (7, 3, 5, 1, 6)  # five batches for two processes
@@ -59,6 +68,14 @@ def measured(sizes: tuple[int, ...], processes: Any) -> dict[str, Any]:
         "trace": trace.value,
         "trace of examples": trace.example_traces,
         "largest": top_eigenpairs(hessian, 2, generator=generator()).values,
+        "empirical fisher": Fisher(specimen, "empirical").matmat(x),
+        "sampled fisher": Fisher(specimen, "sampled", generator=generator()).matmat(x),
+        "covariance": GradientCovariance(specimen).matmat(x),
+        "norms": gradient_norms(specimen).squared,
+        "gram": gradient_gram(specimen).matrix,
+        "gram in blocks": gradient_gram(specimen, memory_bytes=1).matrix,
+        "gram of two splits": gradient_gram(specimen, "train", "test").matrix,
+        "dual": dual_eigenpairs(specimen, k=2).vectors.square(),
     }
 
 
