@@ -18,17 +18,20 @@ from torchstone.linalg.probes import draw_probes
 
 @dataclass(frozen=True)
 class DiagonalEstimate:
-    """The entries of a diagonal, each the mean of independent unbiased samples.
+    """The entries of a diagonal, each the mean of unbiased samples, or exactly.
 
     Attributes:
         values: Estimates (n,) of a_ii, in float64.
-        standard_errors: Sample standard deviations over sqrt(probes), (n,); infinite for a single probe.
-        probes: Number of probes, and of products.
+        standard_errors: Of the values (n,): sample standard deviations over sqrt(probes) where samples are independent,
+            more where they are correlated; infinite for a single probe, 0 for an exact diagonal.
+        probes: Number of samples of every entry; 0 for an exact diagonal.
+        products: Matrix-vector products spent.
     """
 
     values: Float[Tensor, " n"]
     standard_errors: Float[Tensor, " n"]
     probes: int
+    products: int
 
 
 def hutchinson_diagonal(
@@ -75,4 +78,4 @@ def hutchinson_diagonal(
         mean += step * (new / total)
     infinite = torch.full_like(mean, math.inf)
     errors = infinite if probes == 1 else (squares / (probes - 1) / probes).sqrt()
-    return DiagonalEstimate(mean, errors, probes)
+    return DiagonalEstimate(mean, errors, probes, probes)

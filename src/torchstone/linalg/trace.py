@@ -14,19 +14,22 @@ from torchstone.errors import SettingError
 from torchstone.linalg.as_linear_map import as_linear_map
 from torchstone.linalg.linear_map import LinearMap, require_square
 from torchstone.linalg.probes import Distribution, draw_probes
+from torchstone.linalg.sampling import Precision, draw_until, require_at_least, standard_error
 
 
 @dataclass(frozen=True)
 class TraceEstimate:
-    """A trace as the mean of independent unbiased samples.
+    """A trace as the mean of unbiased samples, or exactly.
 
     Attributes:
         value: The estimate.
-        standard_error: Sample standard deviation over sqrt(probes); infinite for a single probe.
-        probes: Number of independent samples.
+        standard_error: Of the value: sample standard deviation over sqrt(probes) where samples are independent, more
+            where they are correlated. Infinite for a single probe; 0 for an exact trace.
+        probes: Number of samples; 0 for an exact trace.
         samples: The samples themselves (probes,), in float64.
         products: Matrix-vector products spent.
-        converged: False where `max_probes` came before the tolerance asked for.
+        converged: False where the largest number of probes or products came before the tolerance asked for.
+        method: What it was computed with.
     """
 
     value: float
@@ -35,6 +38,7 @@ class TraceEstimate:
     samples: Float[Tensor, " probes"]
     products: int
     converged: bool = True
+    method: str = "Hutchinson"
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Student's t interval for the trace, which covers the error of the probes and nothing else.
@@ -49,6 +53,8 @@ class TraceEstimate:
 
         if not 0 < confidence < 1:
             raise SettingError("confidence must lie between 0 and 1", f"{confidence}", "0.95 is usual.")
+        if self.standard_error == 0:
+            return (self.value, self.value)
         if self.probes < 2:
             return (-math.inf, math.inf)
         reach = float(stdtrit(self.probes - 1, (1 + confidence) / 2)) * self.standard_error
@@ -57,11 +63,13 @@ class TraceEstimate:
     @classmethod
     def of(cls, samples: Float[Tensor, " probes"], products: int, converged: bool = True) -> TraceEstimate:
         """The estimate that samples give."""
-        count = samples.shape[0]
-        deviations = samples - samples[0]  # equal samples have the error 0 exactly
-        error = float(deviations.std()) / math.sqrt(count) if count > 1 else math.inf
-        value = float(samples[0] + deviations.mean())
-        return cls(value, error, count, samples, products, converged)
+        value = float(samples[0] + (samples - samples[0]).mean())
+        return cls(value, standard_error(samples), samples.shape[0], samples, products, converged)
+
+    @classmethod
+    def exactly(cls, value: float, products: int) -> TraceEstimate:
+        """A trace without sampling error."""
+        return cls(value, 0.0, 0, torch.empty(0, dtype=torch.float64), products, method="exact")
 
 
 def hutchinson_trace(
@@ -69,6 +77,7 @@ def hutchinson_trace(
     *,
     probes: int | None = None,
     tolerance: float | None = None,
+    absolute: float = 0.0,
     distribution: Distribution = "rademacher",
     generator: torch.Generator,
     min_probes: int = 20,
@@ -81,15 +90,17 @@ def hutchinson_trace(
     entries of variance 1. Unbiased for a fixed number of probes. Variance of a probe: `rademacher_variance`,
     `gaussian_variance`; Rademacher probes never have the larger one. A need not be symmetric.
 
-    With a tolerance, probes are added a block at a time until the standard error is at most tolerance |estimate|;
-    stopping on an estimated error makes the interval cover a little less than it says, which `min_probes` limits.
+    With a tolerance, probes are added a block at a time until the standard error is at most
+    max(tolerance |estimate|, absolute); stopping on an estimated error makes the interval cover a little less than it
+    says, which `min_probes` limits.
 
     Cost: one product a probe, `block` at a time; memory 2 block vectors.
 
     Args:
         A: A square map, or what `as_linear_map` takes.
         probes: This many probes, at least 1; or
-        tolerance: stop at this relative standard error.
+        tolerance: stop at this relative standard error,
+        absolute: or at this standard error, for traces that may be near zero.
         distribution: Of the probes' entries: "rademacher" or "gaussian".
         generator: Draws the probes.
         min_probes: With a tolerance, at least this many, 2 or more.
@@ -110,21 +121,18 @@ def hutchinson_trace(
     """
     A = as_linear_map(A)
     require_square(A, "hutchinson_trace")
-    _require_settings(probes, tolerance, min_probes, max_probes, block)
-    first, last = (probes, probes) if probes is not None else (min_probes, max_probes)
-    samples = torch.empty(0, dtype=torch.float64)
-    while True:
-        missing = (first if len(samples) < first else last) - len(samples)
-        X = draw_probes(A, min(block, missing), generator, distribution)
-        samples = torch.cat([samples, quadratic_forms(A, X)])
-        precise = tolerance is None or _precise(samples, tolerance)
-        if len(samples) >= first and (precise or len(samples) >= last):
-            return TraceEstimate.of(samples, len(samples), precise)
-
-
-def _precise(samples: Tensor, tolerance: float) -> bool:
-    estimate = TraceEstimate.of(samples, 0)
-    return estimate.standard_error <= tolerance * abs(estimate.value)
+    precision = _precision(probes, tolerance, absolute)
+    require_at_least("block", block, 1)
+    if probes is not None:
+        require_at_least("probes", probes, 1)
+        least, most = probes, probes
+    else:
+        require_at_least("min_probes", min_probes, 2)
+        require_at_least("max_probes", max_probes, min_probes)
+        least, most = min_probes, max_probes
+    draw = lambda count: quadratic_forms(A, draw_probes(A, count, generator, distribution))
+    samples, precise = draw_until(draw, precision, least, most, block)
+    return TraceEstimate.of(samples, len(samples), precise)
 
 
 def quadratic_forms(A: LinearMap, X: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
@@ -150,7 +158,7 @@ def exact_trace(A: LinearMap | Any, *, block: int = 64) -> float:
     """
     A = as_linear_map(A)
     require_square(A, "exact_trace")
-    _require_at_least("block", block, 1)
+    require_at_least("block", block, 1)
     total = 0.0
     for start in range(0, A.shape[0], block):
         X = torch.zeros(A.shape[0], min(block, A.shape[0] - start), dtype=A.dtype, device=A.device)
@@ -159,26 +167,11 @@ def exact_trace(A: LinearMap | Any, *, block: int = 64) -> float:
     return total
 
 
-def _require_settings(
-    probes: int | None, tolerance: float | None, min_probes: int, max_probes: int, block: int
-) -> None:
+def _precision(probes: int | None, tolerance: float | None, absolute: float) -> Precision | None:
     if (probes is None) == (tolerance is None):
         raise SettingError(
             "hutchinson_trace needs either probes or a tolerance",
             "neither" if probes is None else "both",
             "Pass probes=100, or tolerance=0.01.",
         )
-    _require_at_least("block", block, 1)
-    if probes is not None:
-        _require_at_least("probes", probes, 1)
-        return
-    assert tolerance is not None
-    if not tolerance > 0:
-        raise SettingError("tolerance must be positive", f"{tolerance}", "0.01 asks for 1%.")
-    _require_at_least("min_probes", min_probes, 2)
-    _require_at_least("max_probes", max_probes, min_probes)
-
-
-def _require_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise SettingError(f"{name} must be at least {least}", f"{value}", "Raise it.")
+    return None if tolerance is None else Precision(tolerance, absolute)

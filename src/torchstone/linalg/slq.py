@@ -1,0 +1,264 @@
+"""Stochastic Lanczos quadrature: the spectrum of a symmetric map as Gauss rules of random vectors see it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from torchstone.errors import NumericalError, SettingError
+from torchstone.linalg import spectral_density as smoothing
+from torchstone.linalg.as_linear_map import as_linear_map
+from torchstone.linalg.bootstrap import bootstrap_band
+from torchstone.linalg.eigen import Eigenpairs
+from torchstone.linalg.function_trace import FunctionTrace
+from torchstone.linalg.known_space import KnownSpace
+from torchstone.linalg.lanczos import Tridiagonalisation, lanczos
+from torchstone.linalg.linear_map import LinearMap, require_symmetric
+from torchstone.linalg.probes import draw_probes
+from torchstone.linalg.sampling import require_at_least
+from torchstone.linalg.spectral_density import SpectralCurve
+from torchstone.linalg.trace import TraceEstimate
+
+
+@dataclass(frozen=True)
+class LanczosQuadrature:
+    r"""The eigenvalues of a symmetric A (n, n) as a measure: known ones, and a Gauss rule a probe for the n - d others.
+
+    (1/n) sum_i delta(lambda_i)  ~  (1/n) sum_known delta(lambda)
+                                    + (n - d)/n mean_probes sum_j weights_j delta(nodes_j).
+
+    Everything computed from it costs no further product.
+
+    Attributes:
+        size: n.
+        nodes: Per probe (p, k), ascending, in float64. Rules that ended early repeat their last node with weight 0.
+        weights: Of the nodes (p, k), each row adding up to 1.
+        coarse_nodes: The same of rules with three quarters of the steps, by which the quadrature error is judged.
+        coarse_weights: Their weights.
+        known: Eigenvalues (d,) that are exact atoms of weight 1/n, descending as given.
+        steps: Lanczos steps asked for.
+        products: Matrix-vector products spent.
+        exact: Whether the nodes are all eigenvalues, from n products.
+        rounding: The map's rounding error, relative to its norm.
+        seed: Of the bootstrap.
+    """
+
+    size: int
+    nodes: Float[Tensor, "p k"]
+    weights: Float[Tensor, "p k"]
+    coarse_nodes: Float[Tensor, "p c"]
+    coarse_weights: Float[Tensor, "p c"]
+    known: Float[Tensor, " d"]
+    steps: int
+    products: int
+    exact: bool
+    rounding: float
+    seed: int
+
+    @property
+    def probes(self) -> int:
+        """Number of random vectors; 0 where nothing is random."""
+        return 0 if self.exact else self.nodes.shape[0]
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """Smallest and largest node or known eigenvalue: inside the spectrum, up to rounding."""
+        every = torch.cat([self.nodes.flatten(), self.known])
+        return float(every.min()), float(every.max())
+
+    def trace_of(self, f: Callable[[Tensor], Tensor]) -> FunctionTrace:
+        """The trace of f(A): sum_known f(lambda) + (n - d) mean_probes sum_j weights_j f(nodes_j).
+
+        Unbiased up to the quadrature error, which is 0 for polynomials of degree below 2k.
+
+        Args:
+            f: Elementwise function of a float64 tensor.
+
+        Raises:
+            NumericalError: f is not finite at a node.
+        """
+        atoms = float(_values(f, self.known).sum())
+        free = self.size - len(self.known)
+        fine = atoms + free * (self.weights * _values(f, self.nodes)).sum(dim=1)
+        if self.exact:
+            return FunctionTrace(TraceEstimate.exactly(float(fine[0]), self.products), 0.0)
+        coarse = atoms + free * (self.coarse_weights * _values(f, self.coarse_nodes)).sum(dim=1)
+        return FunctionTrace(TraceEstimate.of(fine, self.products), abs(float((fine - coarse).mean())))
+
+    def density(
+        self,
+        grid: Float[Tensor, " g"] | None = None,
+        *,
+        width: float | None = None,
+        confidence: float = 0.95,
+    ) -> SpectralCurve:
+        """The spectral density, smoothed by a Gaussian kernel, with a bootstrap band over the probes.
+
+        The band covers the error of the probes in the smoothed density; smoothing itself is not an error to it. One probe
+        has no band. Known eigenvalues have the height 1 / (n width sqrt(2 pi)).
+
+        Args:
+            grid: Eigenvalues, ascending; by default 512 over the nodes and more about known ones outside.
+            width: Standard deviation of the kernel; by default the nodes' range over the steps.
+            confidence: Of the band, at each grid point.
+
+        Raises:
+            SettingError: A width that is not positive, or a confidence not between 0 and 1.
+        """
+        width = smoothing.default_width(self.nodes, self.steps) if width is None else width
+        if not 0 < width < math.inf:
+            raise SettingError("width must be positive", f"{width}", "Leave it out for the default.")
+        curve = lambda nodes, weights, at: smoothing.smoothed(nodes, weights, at, width)
+        return self._curve(curve, grid, width, width, confidence)
+
+    def distribution(
+        self, grid: Float[Tensor, " g"] | None = None, *, confidence: float = 0.95
+    ) -> SpectralCurve:
+        """The share of eigenvalues up to each grid point, with a bootstrap band over the probes. Not smoothed.
+
+        The band does not cover the quadrature error: a Gauss rule puts the mass between two nodes onto them.
+
+        Args:
+            grid: Eigenvalues, ascending; by default as for the density.
+            confidence: Of the band, at each grid point.
+
+        Raises:
+            SettingError: A confidence not between 0 and 1.
+        """
+        width = smoothing.default_width(self.nodes, self.steps)
+        return self._curve(smoothing.cumulative, grid, width, 0.0, confidence)
+
+    def _curve(
+        self,
+        curve: Callable[[Tensor, Tensor, Tensor], Tensor],
+        grid: Tensor | None,
+        spacing: float,
+        width: float,
+        confidence: float,
+    ) -> SpectralCurve:
+        grid = smoothing.default_grid(self.nodes, self.known, spacing) if grid is None else grid.double()
+        atoms = curve(self.known, torch.full_like(self.known, 1 / self.size), grid)
+        share = 1 - len(self.known) / self.size
+        rows = zip(self.nodes, self.weights, strict=True)
+        curves = torch.stack([atoms + share * curve(*row, grid) for row in rows])
+        values = curves.mean(dim=0)
+        generator = torch.Generator().manual_seed(self.seed)
+        low, high = (values, values) if self.exact else bootstrap_band(curves, confidence, generator)
+        return SpectralCurve(grid, values, low, high, width, confidence)
+
+
+def _values(f: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    values = f(at)
+    if not isinstance(values, Tensor) or values.shape != at.shape:
+        came = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise SettingError(
+            f"f takes and gives a tensor of one shape, here {tuple(at.shape)}", came, "Use torch functions."
+        )
+    bad = ~values.isfinite()
+    if bool(bad.any()):
+        raise NumericalError(
+            "f must be finite on the spectrum",
+            f"{values[bad][0]} at the eigenvalue estimate {float(at[bad][0]):.6g}",
+            "Choose a function defined on the whole spectrum, or shift it: A + c I.",
+        )
+    return values.double()
+
+
+def lanczos_quadrature(
+    A: LinearMap | Any,
+    *,
+    probes: int = 10,
+    steps: int = 64,
+    generator: torch.Generator,
+    known: Eigenpairs | None = None,
+) -> LanczosQuadrature:
+    r"""Gauss rules for the spectral measures of random unit vectors v, by Lanczos with full reorthogonalisation.
+
+    With v = q_1 and the tridiagonal T = U Theta U^T of k steps, v^T f(A) v ~ sum_j U_1j^2 f(theta_j): the weights are the
+    squared *first* components of T's eigenvectors. Exact for polynomials of degree up to 2k - 1. Uniform v on the
+    sphere make n v^T f(A) v unbiased for tr f(A), with the variance 2n/(n + 2) (||f(A)||_F^2 - (tr f(A))^2 / n).
+
+    Known eigenpairs are projected off the probes and added as exact atoms, so that a few outliers neither coarsen the
+    default smoothing nor come and go between probes. They must be converged: their residuals are not looked at.
+
+    Where probes >= n - d, all eigenvalues are computed from n products instead. (From probes * steps >= n on that is
+    cheaper too; `trace_of_function` does so.)
+
+    Cost: at most probes * steps products and 8 n k^2 flops a probe; memory k + 3 vectors, and n^2 numbers if exact.
+
+    Args:
+        A: A symmetric map, or what `as_linear_map` takes.
+        probes: Number of random vectors, at least 1; the error bars need 2.
+        steps: k, at least 2. Rules end early, and exact, where the Krylov space does.
+        generator: Draws the vectors and the seed of the bootstrap.
+        known: Eigenpairs of A, such as `top_eigenpairs` gives.
+
+    Raises:
+        SettingError: Not symmetric, a count too small, or known vectors that do not fit.
+        NumericalError: Products with NaN or Inf, or that are not symmetric.
+
+    >>> A = torch.diag(torch.arange(1.0, 101, dtype=torch.float64))
+    >>> rules = lanczos_quadrature(A, probes=20, steps=10, generator=torch.Generator().manual_seed(0))
+    >>> abs(rules.trace_of(torch.log).value / 363.739 - 1) < 0.02
+    True
+
+    Source: Golub & Meurant 2010, Matrices, Moments and Quadrature, theorem 6.2; Ubaru, Chen & Saad 2017, SIAM J. Matrix
+    Anal. Appl. 38(4); Ghorbani, Krishnan & Xiao 2019 for networks.
+    """
+    A = as_linear_map(A)
+    require_symmetric(A, "lanczos_quadrature")
+    require_at_least("probes", probes, 1)
+    require_at_least("steps", steps, 2)
+    space = None if known is None else KnownSpace.of(A, known)
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    if probes >= A.shape[0] - (0 if space is None else len(space.values)):
+        return exact_spectrum(A, steps, seed)
+    target, atoms, products = A, torch.empty(0, dtype=torch.float64), 0
+    fine, coarse = [], []
+    for _ in range(probes):
+        start = draw_probes(A, 1, generator)[:, 0]
+        if space is not None:
+            start = space.project(space.project(start))
+            if products == 0:
+                target, atoms, products = space.complement(start), space.values.double().cpu(), 1
+        run = lanczos(target, steps, start=start)
+        products += len(run.diagonal)
+        fine.append(_gauss_rule(run, len(run.diagonal)))
+        coarse.append(fine[-1] if run.breakdown else _gauss_rule(run, _fewer(len(run.diagonal))))
+    rules = (*_padded(fine), *_padded(coarse))
+    eps = torch.finfo(A.dtype).eps
+    return LanczosQuadrature(A.shape[0], *rules, atoms, steps, products, False, eps, seed)
+
+
+def exact_spectrum(A: LinearMap, steps: int, seed: int) -> LanczosQuadrature:
+    """All eigenvalues, each with the weight 1/n. Cost: n products, n^2 memory and an eigendecomposition."""
+    dense = A.to_dense().detach().double()
+    nodes = torch.linalg.eigvalsh((dense + dense.T) / 2).cpu()[None]
+    rule = (nodes, torch.full_like(nodes, 1 / nodes.shape[1]))
+    eps = torch.finfo(A.dtype).eps
+    return LanczosQuadrature(A.shape[0], *rule, *rule, nodes[0, :0], steps, A.shape[0], True, eps, seed)
+
+
+def _fewer(steps: int) -> int:
+    """Three quarters of the steps, and at least one less."""
+    return steps - max(1, steps // 4)
+
+
+def _gauss_rule(run: Tridiagonalisation, count: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the leading `count` steps."""
+    nodes, vectors = torch.linalg.eigh(run.tridiagonal[:count, :count].cpu())
+    return nodes, vectors[0].square()
+
+
+def _padded(rules: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Rules of different lengths as rows: the last node again, with weight 0."""
+    longest = max(len(nodes) for nodes, _ in rules)
+    nodes = torch.stack([torch.cat([x, x[-1:].expand(longest - len(x))]) for x, _ in rules])
+    weights = torch.stack([torch.nn.functional.pad(w, (0, longest - len(w))) for _, w in rules])
+    return nodes, weights
