@@ -133,7 +133,7 @@ class Landscape1D:
             ),
             remedies=_remedies(verdict),
             details=(
-                *_details("a (0: initial weights, 1: trained weights)", places, found, parabola, 1.0),
+                *_details("place a on the line", places, found, parabola, 1.0),
                 _scalars(barrier, rise, parabola),
             ),
             notes=notes + more + _norm_note(part, self.batch_norm),

@@ -202,13 +202,13 @@ def _curve(profiles: dict[tuple[str, str], Profile]) -> Curve:
     positive = all(bool((profile.risks > 0).all()) for profile in profiles.values())
     return Curve(
         "Loss between two trainings",
-        Axis("place on the path (0: this network, 1: the second)"),
+        Axis("place on the path"),
         Axis("mean loss", log=positive),
         tuple(
             Line(f"{name}, {split}", profile.places, numbers(profile.risks))
             for (name, split), profile in profiles.items()
         ),
-        caption="A hump is a barrier. Reordering hidden units changes nothing about the second network but its place.",
+        caption="Place 0 is this network, 1 the second one. A hump is a barrier. Reordering hidden units changes nothing about the second network but its place.",
     )
 
 
@@ -224,7 +224,7 @@ def _errors(
     return (
         Curve(
             "Errors between two trainings",
-            Axis("place on the path (0: this network, 1: the second)"),
+            Axis("place on the path"),
             Axis("misclassified examples", "%"),
             lines,
             caption="Where a path's test errors dip below both ends, averaging or ensembling along it pays.",
