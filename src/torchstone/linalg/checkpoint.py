@@ -33,17 +33,17 @@ class Checkpoint:
         self.path, self.settings = Path(path), settings
         self._next = 0.0
 
-    def save(self, state: dict[str, Tensor], *, now: bool = False) -> None:
-        """Write the state if it is time for it, or `now`.
+    def save(self, state: dict[str, Tensor]) -> None:
+        """Write the state if it is time for it.
 
         Raises:
             OutputError: The file cannot be written; the last one stays.
         """
-        start = time.monotonic()
-        if start < self._next and not now:
-            return
         from safetensors.torch import save
 
+        start = time.monotonic()  # importing happens once and says nothing of the next save
+        if start < self._next:
+            return
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         contents = save(whole, {_KEY: json.dumps(self.settings)})
         temporary = self.path.with_name(f".{self.path.name}.part")

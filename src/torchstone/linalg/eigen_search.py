@@ -113,8 +113,8 @@ class EigenSearch:
         """Expand and restart until the residuals reach the tolerance or the budget is spent."""
         process = self.process
         while True:
-            self._save()
             self._grow()
+            self._save()
             ritz = process.ritz()
             order = self.settings.wanted.order(ritz.values)
             wanted = order[: self.count]
@@ -145,6 +145,7 @@ class EigenSearch:
         while process.size < self.count or (
             process.size < min(self.count + GUARD, n) and not process.exhausted
         ):
+            self._save()
             if process.exhausted:
                 process.inject(draw_probes(self.A, self._next_width(), self.generator))
             process.expand(self.settings.block)
