@@ -439,12 +439,24 @@ def test_without_second_derivatives_differences_are_used_and_said(awkward: Any, 
 
 def test_an_update_of_the_parameters_is_noticed(awkward: Any) -> None:
     case = awkward("tanh mlp")
-    maps = (Fisher(case.specimen, "empirical"), GradientCovariance(case.specimen))
+    maps = (
+        Fisher(case.specimen, "empirical"),
+        GradientCovariance(case.specimen),
+        GradientCovariance(case.specimen, names=["2.bias"]),
+        sampled(case.specimen, 3),
+    )
     before = [F.to_dense() for F in maps]
     with torch.no_grad():
-        for parameter in case.model.parameters():
-            parameter.add_(0.3)
-    exact = (dense_fisher(case.specimen, "empirical"), dense_gradient_covariance(case.specimen))
+        for name, parameter in case.model.named_parameters():
+            if name != "2.bias":
+                parameter.add_(0.3)
+    covariance = dense_gradient_covariance(case.specimen)
+    exact = (
+        dense_fisher(case.specimen, "empirical"),
+        covariance,
+        covariance[-3:, -3:],
+        sampled(case.specimen, 3, memory_bytes=0).to_dense(),
+    )
     for F, old, expected in zip(maps, before, exact, strict=True):
         assert error(F.to_dense(), expected) < 1e-11
         assert error(old, expected) > 0.01

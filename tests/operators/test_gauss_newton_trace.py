@@ -433,6 +433,18 @@ def test_small_memory_cuts_batches_and_changes_nothing(memory_bytes: int) -> Non
     check(make(), shape, formed=formed, memory_bytes=memory_bytes)
 
 
+def test_frozen_noise_is_the_same_however_little_memory_there_is() -> None:
+    model = randomised(nn.Sequential(nn.Linear(4, 20), nn.Dropout(0.5), nn.Linear(20, 3))).train()
+    data = (randn(8, 4), torch.randint(3, (8,), generator=generator(1)))
+    specimen = Specimen(model, Classification(), data, mode="as_is", freeze_noise=True)
+    large, small = (
+        gauss_newton_trace(specimen, memory_bytes=memory_bytes, generator=generator(2))
+        for memory_bytes in (2**28, 1)
+    )
+    for name, values in large.by_example.items():
+        torch.testing.assert_close(small.by_example[name], values, rtol=1e-12, atol=0)
+
+
 def test_segmentation_and_label_smoothing() -> None:
     model = randomised(nn.Conv2d(2, 3, 3, padding=1))
     x, y = randn(5, 2, 3, 4), torch.randint(3, (5, 3, 4), generator=generator(1))

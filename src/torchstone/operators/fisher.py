@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchstone.batches import Batch
 from torchstone.errors import SettingError
-from torchstone.operators.cotangents import OfLoss
+from torchstone.operators.cotangents import Columns, Cotangents, OfLoss
 from torchstone.operators.curvature_map import GRAPH_BYTES
 from torchstone.operators.loss_hessian import hessian_weigher, hessian_weigher_by_differences
 from torchstone.operators.output_curvature import OutputCurvature, Weigher, outer_weigher
@@ -32,7 +32,8 @@ class Fisher(OutputCurvature):
     - "sampled": `samples` labels an example are drawn from p(. | x_n). Unbiased for "true". v^T F v has the variance
       (1/N^2) sum_n Var_y[(g_ny . v)^2] / samples, and the rank is at most N samples, so single numbers that sum over many
       directions are good after few samples, while small eigenvalues are not. A product costs as much as one with
-      "true": draws pay off where rows are counted (traces, `dual_eigenpairs`), not here.
+      "true", less only where the outputs outweigh the network; draws pay off where rows are counted
+      (`dual_eigenpairs`).
     - "empirical": y is the label that was observed: (1/N) sum_n g_n g_n^T with g_n the gradient of loss n. Despite its
       name it estimates "true" only if the labels do follow p; it takes on the size of the gradients, so it vanishes
       where the data are fitted, while the curvature need not, and it is not curvature where the model is
@@ -52,7 +53,7 @@ class Fisher(OutputCurvature):
         names: Only these parameters: the corresponding block of F. None for all trainable ones.
         samples: Labels drawn an example, for "sampled".
         generator: Draws a seed for them; needed for "sampled". The matrix stays the same from product to product.
-        memory_bytes: Budget for kept graphs.
+        memory_bytes: Budget for kept graphs, and again for drawn labels.
 
     Raises:
         SettingError: Another kind; fewer samples than one; no generator; an objective without a predictive distribution;
@@ -76,14 +77,30 @@ class Fisher(OutputCurvature):
     ) -> None:
         super().__init__(specimen, split, names, memory_bytes)
         self.kind, self.cotangents = kind, fisher_cotangents(specimen, kind, samples, generator)
+        self._memory_bytes = memory_bytes
+        self._drawn: dict[int, Columns] = {}
+        self._drawn_at = self._versions()
         if kind == "empirical":
             require_separate_examples(specimen, split)
 
     def _weigher(self, outputs: Tensor, batch: Batch, position: int) -> Weigher | None:
         if self.cotangents is None:
             return hessian_weigher(self.specimen, outputs, batch)
-        first = self._firsts[position] if self.kind == "sampled" else 0
-        return outer_weigher(self.cotangents.of(self.specimen, outputs, batch, first))
+        if self.kind == "empirical":
+            return outer_weigher(self.cotangents.of(self.specimen, outputs, batch, 0))
+        return outer_weigher(self._labels(self.cotangents, outputs, batch, position))
+
+    def _labels(self, cotangents: Cotangents, outputs: Tensor, batch: Batch, position: int) -> Columns:
+        """What was drawn for a batch: kept where it fits, as finding out from what to draw is not cheap for large outputs."""
+        if self._drawn_at != self._versions():
+            self._drawn, self._drawn_at = {}, self._versions()
+        if position not in self._drawn:
+            made = cotangents.of(self.specimen, outputs, batch, self._firsts[position])
+            size = made[0].numel() * made[0].element_size()
+            if size * (len(self._drawn) + 1) > self._memory_bytes:
+                return made
+            self._drawn[position] = made
+        return self._drawn[position]
 
     def _weigher_by_differences(self, outputs: Tensor, batch: Batch, position: int) -> Weigher | None:
         if self.cotangents is None:

@@ -117,7 +117,8 @@ class _Work:
         """One batch, in pieces where memory demands it."""
         self.batches.append({name: [] for name in self.specimen.trainable})
         count = self.specimen.objective.size(batch)
-        if self.piece is None and count > 2:
+        # Frozen noise belongs to whole batches.
+        if self.piece is None and count > 2 and not self.specimen.freeze_noise:
             self.piece = self._measure(self.specimen.objective.take(batch, torch.arange(2)))
         start = 0
         while start < count:
@@ -157,7 +158,7 @@ class _Work:
         columns = curvature.count if exact else self.samples
         traces = BatchTraces.of(specimen, batch, outputs, wanted, columns)
         fits = max(1, self.memory_bytes // max(1, traces.bytes_per_example()))
-        if fits < count:
+        if fits < count and not specimen.freeze_noise:
             return fits
         draw = curvature.column if exact else lambda _k: curvature.sample(self.generator)
         found = traces.norms(draw, columns, self.memory_bytes, each=not exact)

@@ -52,7 +52,7 @@ class GradientCovariance(OutputCurvature):
         super().__init__(specimen, split, names, memory_bytes)
         require_separate_examples(specimen, split)
         self.centred = centred
-        self._mean: tuple[tuple[int, ...], Tensor] | None = None
+        self._mean: tuple[list[int], Tensor] | None = None
 
     def _weigher(self, outputs: Tensor, batch: Batch, position: int) -> Weigher | None:
         return outer_weigher(OfLoss().of(self.specimen, outputs, batch, position))
@@ -71,7 +71,7 @@ class GradientCovariance(OutputCurvature):
 
     def _gradient(self) -> Float[Tensor, " n"]:
         """The mean gradient at the present parameters."""
-        versions = self.space.versions
+        versions = self._versions()
         if self._mean is None or self._mean[0] != versions:
             gradient = self.specimen.gradient(self.split)
             self._mean = versions, self.space.flatten([gradient[name] for name in self.space.names])

@@ -63,4 +63,5 @@ def gradient_gram(
     space = ParameterSpace.of(specimen, names)
     rows = PairedRows(specimen, space, OfLoss(), memory_bytes)
     matrix = rows.gram(split) if other in (None, split) else rows.between(split, str(other))
-    return GradientGram(matrix, tuple(name for name in space.names if name in rows.formed))
+    formed = set().union(*specimen.processes.of_each(rows.formed))
+    return GradientGram(matrix, tuple(name for name in space.names if name in formed))
