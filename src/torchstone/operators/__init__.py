@@ -1,4 +1,4 @@
-"""Curvature of a specimen's risk in its parameters, as linear maps and traces."""
+"""Curvature of a specimen's risk and Jacobians of its network, as linear maps and traces."""
 
 from torchstone.operators.dual_spectrum import DualSpectrum, dual_eigenpairs
 from torchstone.operators.fisher import Fisher
@@ -8,6 +8,9 @@ from torchstone.operators.gradient_covariance import GradientCovariance
 from torchstone.operators.gradient_gram import GradientGram, gradient_gram
 from torchstone.operators.gradient_norms import GradientNorms, gradient_norms
 from torchstone.operators.hessian import Hessian
+from torchstone.operators.input_jacobian import InputJacobian
+from torchstone.operators.jacobian import ParameterJacobian
+from torchstone.operators.layer_jacobian import LayerJacobian
 from torchstone.operators.ntk import TangentKernel, ntk, ntk_plan
 from torchstone.operators.ntk_map import NTKMap
 from torchstone.operators.parameter_space import ParameterSpace
@@ -23,7 +26,10 @@ __all__ = [
     "GradientGram",
     "GradientNorms",
     "Hessian",
+    "InputJacobian",
+    "LayerJacobian",
     "NTKMap",
+    "ParameterJacobian",
     "ParameterSpace",
     "ParameterTrace",
     "TangentKernel",

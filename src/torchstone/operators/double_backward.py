@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,9 +23,12 @@ def twice_differentiable(model: nn.Module, device: torch.device) -> Iterator[Non
 
     Fused attention (flash, memory-efficient, cuDNN, and the CPU's flash kernel) gives way to plain matrix products, and
     cuDNN's and oneDNN's recurrent kernels to single steps. The values are the same to rounding. Everything is
-    switched back on leaving; convolutions keep their fast kernels unless the network is recurrent.
+    switched back on leaving; convolutions keep their fast kernels unless the network is recurrent. Networks compiled by
+    torch.compile, whose backward pass has no derivative, run as they were written.
     """
     with contextlib.ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # nothing is compiled otherwise, and the import is slow
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if any(isinstance(module, nn.RNNBase | nn.RNNCellBase) for module in model.modules()):
             stack.enter_context(_single_steps(device))
@@ -41,6 +45,16 @@ class _PlainWeightNorm(TorchFunctionMode):
             v, g, dim = args
             return v * (g / torch.norm_except_dim(v, 2, dim))
         return func(*args, **(kwargs or {}))
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile has been put around the network or any part of it."""
+    if "torch._dynamo" not in sys.modules:
+        return False
+    return any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
 
 
 def _normalises_weights(module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.errors import SettingError
-from torchstone.operators.curvature_map import DOUBLE_BACKWARD, GRAPH_BYTES
+from torchstone.operators.curvature_map import GRAPH_BYTES
 from torchstone.operators.gauss_newton_trace import GaussNewtonTrace, gauss_newton_trace, total_variance
 from torchstone.operators.parameter_space import ParameterSpace
 from torchstone.operators.remainder import Remainder
@@ -193,7 +193,7 @@ def _per_parameter(
         if remainder is not None and name in remainder.names:
             position = remainder.names.index(name)
             value, variance = value + rests[position], variance + variances[position]
-            exact = exact and not remainder.probes and remainder.hessian.how == DOUBLE_BACKWARD
+            exact = exact and not remainder.probes and remainder.hessian.twice
         traces[name] = ParameterTrace(value, math.sqrt(variance), parameter.numel(), exact, why)
     return traces
 

@@ -15,6 +15,7 @@ from torchstone.testing.dense import (
     dense_gradient,
     dense_gradient_covariance,
     dense_hessian,
+    dense_input_jacobian,
     dense_jacobian,
     per_example_gradients,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "dense_gradient",
     "dense_gradient_covariance",
     "dense_hessian",
+    "dense_input_jacobian",
     "dense_jacobian",
     "model_state",
     "per_example_gradients",

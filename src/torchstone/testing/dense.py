@@ -41,6 +41,24 @@ def dense_jacobian(specimen: Specimen) -> Tensor:
     return torch.stack(rows)
 
 
+def dense_input_jacobian(specimen: Specimen) -> Tensor:
+    """Jacobian of each training example's outputs in its own input, shape (N, K, D), for networks that do not mix examples."""
+    blocks = []
+    with specimen.measuring(), torch.enable_grad():
+        for batch in specimen.batches("train"):
+            inputs = specimen.objective.inputs(batch)
+            assert inputs is not None
+            leaf = inputs.detach().clone().requires_grad_(True)
+            outputs = specimen.forward(specimen.objective.with_inputs(batch, leaf * 1))
+            for row, one in enumerate(outputs):
+                rows = [
+                    torch.autograd.grad(y, leaf, retain_graph=True, materialize_grads=True)[0][row]
+                    for y in one.reshape(-1)
+                ]
+                blocks.append(torch.stack(rows).flatten(1))
+    return torch.stack(blocks)
+
+
 def dense_hessian(specimen: Specimen) -> Tensor:
     """Hessian of the empirical risk, shape (P, P), as the Jacobian of the gradient.
 
