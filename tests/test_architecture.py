@@ -30,7 +30,7 @@ LEVELS: list[set[str]] = [
     {"batches", "details", "reading", "serialise", "recipe", "objectives", "specimen", "plan", "examination"},
     {"operators", "kernels", "bounds", "landscape"},
     set(BLOCKS),
-    {"specimens", "workbench", "instruments", "watch"},
+    {"specimens", "workbench", "instruments", "watching"},
     {"examining", "journal", "environment", "progress", "report", "writing"},
     {"atlas", "testing"},
     {"cli", "__init__", "__main__"},

@@ -8,6 +8,7 @@ from torchstone.plan import Plan
 from torchstone.reading import Reading
 from torchstone.recipe import Recipe
 from torchstone.specimen import Specimen
+from torchstone.watching import watch
 
 __all__ = [
     "CausalLM",
@@ -22,4 +23,5 @@ __all__ = [
     "Specimen",
     "__version__",
     "examine",
+    "watch",
 ]

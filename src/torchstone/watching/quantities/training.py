@@ -1,0 +1,75 @@
+"""Loss, learning rate, and sizes of gradients, weights and updates: what a step itself tells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+from torchstone.watching.quantities.base import Quantity
+from torchstone.watching.record import Series
+from torchstone.watching.state import Measured, State, norms
+
+
+class Loss(Quantity):
+    """Mean training loss since the last record, and the learning rate."""
+
+    name = "loss"
+    series: ClassVar[Mapping[str, Series]] = {
+        "loss": Series("Training loss", "loss", "mean over the steps since the last record"),
+        "lr": Series("Learning rate", "", "first parameter group", log=True),
+    }
+    cost = 0.0
+
+    def measure(self, state: State) -> Measured:
+        """Read both."""
+        values = {"lr": float(state.optimizer.param_groups[0].get("lr", math.nan))}
+        if not math.isnan(state.loss):
+            values["loss"] = state.loss
+        return Measured(values)
+
+
+class Gradient(Quantity):
+    """Norms of the gradient and of the update, in total and by parameter.
+
+    The relative update |w' - w| / |w| says how much of a layer a step changes: below the rounding of its type nothing
+    happens, above 0.1 nothing stays.
+    """
+
+    name = "gradient"
+    series: ClassVar[Mapping[str, Series]] = {
+        "gradient_norm": Series(
+            "Gradient norm", "loss / weight", "as the optimiser saw it, unscaled", log=True
+        ),
+        "update_norm": Series("Update norm", "weight", "change of all parameters by the step", log=True),
+        "update_ratio": Series("Relative update", "share of the weight", "|w' - w| / |w|", log=True),
+        "weight_norm": Series("Weight norm", "weight", "all parameters"),
+    }
+    cost = 0.3
+    of_step = True
+
+    def measure(self, state: State) -> Measured:
+        """One fused pass over gradients, parameters and updates."""
+        assert state.gradients is not None
+        assert state.before is not None
+        used = [i for i, gradient in enumerate(state.gradients) if gradient is not None]
+        gradient_norms = norms([gradient for gradient in state.gradients if gradient is not None])
+        weights = norms(list(state.before))
+        after = [parameter.detach() for parameter in state.parameters]
+        updates = norms(torch._foreach_sub(after, list(state.before)))  # pyright: ignore[reportPrivateImportUsage]
+        ratios = [u / w if w > 0 else math.nan for u, w in zip(updates, weights, strict=True)]
+        whole = lambda parts: math.sqrt(math.fsum(part * part for part in parts))
+        values = {
+            "gradient_norm": whole(gradient_norms),
+            "update_norm": whole(updates),
+            "weight_norm": whole(weights),
+            "update_ratio": whole(updates) / whole(weights) if whole(weights) > 0 else math.nan,
+        }
+        layers = {
+            "gradient_norm": {state.names[i]: norm for i, norm in zip(used, gradient_norms, strict=True)},
+            "update_ratio": {n: r for n, r in zip(state.names, ratios, strict=True) if not math.isnan(r)},
+            "weight_norm": dict(zip(state.names, weights, strict=True)),
+        }
+        return Measured(values, layers)
