@@ -1,5 +1,6 @@
 """Curvature of a specimen's risk and Jacobians of its network, as linear maps and traces."""
 
+from torchstone.operators.block_diagonal import BlockDiagonal, PrincipalBlock, per_layer
 from torchstone.operators.dual_spectrum import DualSpectrum, dual_eigenpairs
 from torchstone.operators.fisher import Fisher
 from torchstone.operators.gauss_newton import GaussNewton
@@ -18,6 +19,7 @@ from torchstone.operators.piecewise_linear import curved_parameters
 from torchstone.operators.trace import ParameterTrace, TraceResult, hessian_trace
 
 __all__ = [
+    "BlockDiagonal",
     "DualSpectrum",
     "Fisher",
     "GaussNewton",
@@ -32,6 +34,7 @@ __all__ = [
     "ParameterJacobian",
     "ParameterSpace",
     "ParameterTrace",
+    "PrincipalBlock",
     "TangentKernel",
     "TraceResult",
     "curved_parameters",
@@ -42,4 +45,5 @@ __all__ = [
     "hessian_trace",
     "ntk",
     "ntk_plan",
+    "per_layer",
 ]

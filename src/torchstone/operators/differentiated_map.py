@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -76,16 +77,20 @@ class DifferentiatedMap(LinearMap):
         return self._matmat(x[:, None])[:, 0]
 
     def _matmat(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
+        return self._trusted(lambda: self._by_double_backward(X), lambda: self._by_differences(X))
+
+    def _trusted(self, twice: Callable[[], Tensor], differences: Callable[[], Tensor]) -> Tensor:
+        """What `twice` gives by differentiating twice, or where that fails or is distrusted, what `differences` gives."""
         if self.twice:
             try:
                 self._check()
                 if self.twice:
-                    return self._by_double_backward(X).to(self.dtype)
+                    return twice().to(self.dtype)
             except RuntimeError as error:
                 if not lacks_second_derivative(error):
                     raise
                 self._switch(str(error).splitlines()[0])
-        return self._by_differences(X).to(self.dtype)
+        return differences().to(self.dtype)
 
     def _check(self) -> None:
         """Once: where there are custom functions, compare a product with central differences."""

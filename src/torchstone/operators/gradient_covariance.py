@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from torchstone.batches import Batch
 from torchstone.operators.cotangents import OfLoss
 from torchstone.operators.curvature_map import GRAPH_BYTES
 from torchstone.operators.output_curvature import OutputCurvature, Weigher, outer_weigher
+from torchstone.operators.parameter_space import ParameterSpace
 from torchstone.operators.separate_examples import require_separate_examples
 from torchstone.specimen import Specimen
 
@@ -59,6 +61,17 @@ class GradientCovariance(OutputCurvature):
 
     def _by_double_backward(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         return self._without_mean(super()._by_double_backward(X), X)
+
+    def _principal_by_double_backward(
+        self, X: Float[Tensor, "n k"], spaces: Sequence[ParameterSpace]
+    ) -> Float[Tensor, "n k"]:
+        products = super()._principal_by_double_backward(X, spaces)
+        if not self.centred:
+            return products
+        sizes, mean = [space.size for space in spaces], self._gradient()
+        means = [mean[self.space.indices(space.names).to(mean.device)] for space in spaces]
+        blocks = zip(products.split(sizes), means, X.double().split(sizes), strict=True)
+        return torch.cat([product - own[:, None] * (own @ x) for product, own, x in blocks])
 
     def _by_differences(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         return self._without_mean(super()._by_differences(X), X)

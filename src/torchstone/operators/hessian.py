@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torchstone.operators.column_gradients import ColumnGradients
 from torchstone.operators.curvature_map import GRAPH_BYTES, CurvatureMap
 from torchstone.operators.finite_differences import central_difference
 from torchstone.operators.kept_graphs import KeptGraphs
+from torchstone.operators.parameter_space import ParameterSpace
 from torchstone.specimen import Specimen
 
 
@@ -62,23 +63,36 @@ class Hessian(CurvatureMap):
         return self.specimen.grad(total, self.space.parameters, batch, create_graph=True)
 
     def _by_double_backward(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-        return self._graphs.mean(lambda gradient, batch: self._products(gradient, batch, X))
+        return self._principal_by_double_backward(X, [self.space])
+
+    def _principal_by_double_backward(
+        self, X: Float[Tensor, "n k"], spaces: Sequence[ParameterSpace]
+    ) -> Float[Tensor, "n k"]:
+        directions = X.split([space.size for space in spaces])
+
+        def of_batch(gradient: tuple[Tensor, ...], batch: Batch) -> Tensor:
+            parts = zip(spaces, directions, strict=True)
+            return torch.cat([self._products(gradient, batch, part, space) for space, part in parts])
+
+        return self._graphs.mean(of_batch)
 
     def _products(
-        self, gradient: tuple[Tensor, ...], batch: Batch, X: Float[Tensor, "n k"]
+        self, gradient: tuple[Tensor, ...], batch: Batch, X: Float[Tensor, "n k"], space: ParameterSpace
     ) -> Float[Tensor, "n k"]:
-        curved = [i for i, part in enumerate(gradient) if part.requires_grad]
+        """Products with the block of `space`."""
+        along = dict(zip(space.names, space.unflatten_columns(X), strict=True))
+        places = [i for i, name in enumerate(self.space.names) if name in along]
+        curved = [i for i in places if gradient[i].requires_grad]
         if not curved:  # every loss is affine in the parameters
             return torch.zeros_like(X, dtype=torch.float64)
-        along = self.space.unflatten_columns(X)
         found = self._columns(
             [gradient[i] for i in curved],
-            self.space.parameters,
+            space.parameters,
             batch,
-            [along[i] for i in curved],
+            [along[self.space.names[i]] for i in curved],
             self._graphs.weight,
         )
-        return self.space.flatten_columns(found)
+        return space.flatten_columns(found)
 
     def _by_differences(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         return torch.stack([central_difference(self._gradient, self.space, x) for x in X.T], dim=1)

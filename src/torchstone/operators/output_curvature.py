@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ from torchstone.operators.cotangents import Columns
 from torchstone.operators.curvature_map import GRAPH_BYTES, CurvatureMap
 from torchstone.operators.finite_differences import central_difference
 from torchstone.operators.kept_graphs import KeptGraphs
+from torchstone.operators.parameter_space import ParameterSpace
 from torchstone.specimen import Specimen
 
 Weigher = Callable[[Tensor], Tensor]
@@ -97,22 +98,45 @@ class OutputCurvature(CurvatureMap):
         return _Linearised(outputs, cotangent, pulled, weigh)
 
     def _by_double_backward(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-        return self._graphs.mean(lambda graph, batch: self._products(graph, batch, X))
+        return self._products_of_blocks(X, [self.space])
 
-    def _products(self, graph: _Linearised, batch: Batch, X: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-        used = [i for i, part in enumerate(graph.pulled) if part.requires_grad]
+    def _products_of_blocks(
+        self, X: Float[Tensor, "n k"], spaces: Sequence[ParameterSpace]
+    ) -> Float[Tensor, "n k"]:
+        directions = X.split([space.size for space in spaces])
+
+        def of_batch(graph: _Linearised, batch: Batch) -> Tensor:
+            parts = zip(spaces, directions, strict=True)
+            return torch.cat([self._products(graph, batch, part, space) for space, part in parts])
+
+        return self._graphs.mean(of_batch)
+
+    def _principal_by_double_backward(
+        self, X: Float[Tensor, "n k"], spaces: Sequence[ParameterSpace]
+    ) -> Float[Tensor, "n k"]:
+        return self._products_of_blocks(X, spaces)
+
+    def _products(
+        self, graph: _Linearised, batch: Batch, X: Float[Tensor, "n k"], space: ParameterSpace
+    ) -> Float[Tensor, "n k"]:
+        """Products with the block of `space`."""
+        along = dict(zip(space.names, space.unflatten_columns(X), strict=True))
+        places = [i for i, name in enumerate(self.space.names) if name in along]
+        used = [i for i in places if graph.pulled[i].requires_grad]
         if not used or graph.weigh is None:
             return torch.zeros_like(X, dtype=torch.float64)
-        along = self.space.unflatten_columns(X)
         weight = self._graphs.weight
         # J x is the derivative of u -> x^T (J^T u), which is linear in u.
         (pushed,) = self._columns(
-            [graph.pulled[i] for i in used], (graph.cotangent,), batch, [along[i] for i in used], weight
+            [graph.pulled[i] for i in used],
+            (graph.cotangent,),
+            batch,
+            [along[self.space.names[i]] for i in used],
+            weight,
         )
         weighted = torch.stack([graph.weigh(one) for one in pushed]).to(graph.outputs.dtype)
-        return self.space.flatten_columns(
-            self._columns((graph.outputs,), self.space.parameters, batch, (weighted,), weight)
-        )
+        found = self._columns((graph.outputs,), space.parameters, batch, (weighted,), weight)
+        return space.flatten_columns(found)
 
     def _pull(self, outputs: Tensor, cotangent: Tensor, batch: Batch) -> Float[Tensor, " n"]:
         """J^T u as a vector."""

@@ -92,6 +92,16 @@ class ParameterSpace:
             start += size
         return found
 
+    def part(self, names: Iterable[str]) -> ParameterSpace:
+        """Those of these parameters that `names` lists, in this order."""
+        wanted = set(names)
+        chosen = [pair for pair in zip(self.names, self.parameters, strict=True) if pair[0] in wanted]
+        return ParameterSpace(tuple(name for name, _ in chosen), tuple(one for _, one in chosen))
+
+    def indices(self, names: Iterable[str]) -> Tensor:
+        """Where the entries of some parameters lie in the vector, in the order of `names`."""
+        return torch.cat([torch.arange(self.slices[name].start, self.slices[name].stop) for name in names])
+
     def flatten(
         self, tensors: Sequence[Tensor], dtype: torch.dtype = torch.float64
     ) -> Float[Tensor, " size"]:
