@@ -42,6 +42,8 @@ def vanishing(record: Record, rounding: Mapping[str, float]) -> list[Alert]:
     """Layers whose update is lost in rounding (poor): the gradient does not reach them."""
     found = []
     for layer, ratio in record.layers.get("update_ratio", {}).items():
+        if layer.endswith("bias"):  # one before a normalisation has no gradient, and needs none
+            continue
         limit = rounding.get(layer, ROUNDING["torch.float32"])
         if record.layers.get("weight_norm", {}).get(layer, 0.0) > 0 and ratio < limit:
             message = f"{layer} hardly moves: a step changes it by {ratio:.1e} of its size, less than its type can hold."

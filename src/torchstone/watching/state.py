@@ -19,7 +19,7 @@ class State:
 
     Attributes:
         step: Counted from 1.
-        loss: Mean training loss since the last record; NaN where none was given.
+        loss: Mean training loss since the last record; None where none was given.
         names: Trainable parameters' names.
         parameters: The parameters, after the step.
         gradients: As the optimiser saw them, unscaled; None where it took no step, or one parameter had none.
@@ -29,7 +29,7 @@ class State:
     """
 
     step: int
-    loss: float
+    loss: float | None
     names: tuple[str, ...]
     parameters: tuple[nn.Parameter, ...]
     gradients: tuple[Tensor | None, ...] | None

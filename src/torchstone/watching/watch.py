@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -237,7 +236,7 @@ class Watch:
                 message = f"step {alert.step:,}: {alert.message} {alert.remedy}".strip()
                 warnings.warn(message, TrainingWarning, stacklevel=4)
 
-    def _state(self, loss: float, quantity: Quantity) -> State:
+    def _state(self, loss: float | None, quantity: Quantity) -> State:
         if quantity.of_probe and self._bench is not None and self._parameters_changed():
             self._find_parameters()
             self._bench = probe(self._data, self.model, self.optimizer, *self._probe_arguments)
@@ -253,8 +252,8 @@ class Watch:
             bench,
         )
 
-    def _mean_loss(self) -> float:
-        return float(self._loss_sum) / self._loss_count if self._loss_count else math.nan
+    def _mean_loss(self) -> float | None:
+        return float(self._loss_sum) / self._loss_count if self._loss_count else None
 
     def _find_parameters(self) -> None:
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}

@@ -1,24 +1,8 @@
 """What is watched: one file a quantity; any instrument can be watched as well."""
 
-from __future__ import annotations
-
-from torch import nn
-
-from torchstone.errors import SettingError
-from torchstone.instruments.catalogue import catalogue
 from torchstone.watching.quantities.base import Quantity
-from torchstone.watching.quantities.forgetting import Forgetting
-from torchstone.watching.quantities.instrument import InstrumentQuantity
-from torchstone.watching.quantities.noise import GradientNoise, Noise, gradient_noise
-from torchstone.watching.quantities.step_curvature import StepCurvature
-from torchstone.watching.quantities.stopping import EarlyStopping
-from torchstone.watching.quantities.training import Gradient, Loss
-from torchstone.watching.quantities.weights import Balance, StableRanks
-
-CHEAP = ("loss", "gradient", "balance")
-OWN = (*CHEAP, "stable_rank", "noise", "step", "forgetting", "stopping")
-INSTRUMENTS = ("stability_edge", "activation_health", "effective_rank")
-ALL = (*OWN, *INSTRUMENTS)
+from torchstone.watching.quantities.choosing import ALL, CHEAP, INSTRUMENTS, OWN, choose
+from torchstone.watching.quantities.noise import GradientNoise, gradient_noise
 
 __all__ = [
     "ALL",
@@ -30,36 +14,3 @@ __all__ = [
     "choose",
     "gradient_noise",
 ]
-
-
-def choose(names: str | tuple[str, ...], model: nn.Module) -> list[Quantity]:
-    """Quantities by name: "cheap", "all", or names of quantities and ids of instruments.
-
-    Raises:
-        SettingError: An unknown name.
-    """
-    if isinstance(names, str):
-        names = {"cheap": CHEAP, "all": ALL}.get(names, (names,))
-    makers = {
-        "loss": Loss,
-        "gradient": Gradient,
-        "balance": lambda: Balance(model),
-        "stable_rank": StableRanks,
-        "noise": Noise,
-        "step": StepCurvature,
-        "forgetting": Forgetting,
-        "stopping": EarlyStopping,
-    }
-    chosen: list[Quantity] = []
-    for name in dict.fromkeys(names):
-        if name in makers:
-            chosen.append(makers[name]())
-        elif name in catalogue():
-            chosen.append(InstrumentQuantity(name))
-        else:
-            raise SettingError(
-                "quantities must be names",
-                repr(name),
-                f"Choose from {', '.join(OWN)}, or an instrument's id (torchstone instruments).",
-            )
-    return chosen

@@ -26,7 +26,7 @@ class Loss(Quantity):
     def measure(self, state: State) -> Measured:
         """Read both."""
         values = {"lr": float(state.optimizer.param_groups[0].get("lr", math.nan))}
-        if not math.isnan(state.loss):
+        if state.loss is not None:
             values["loss"] = state.loss
         return Measured(values)
 

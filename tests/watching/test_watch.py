@@ -1,0 +1,379 @@
+"""The watcher in training loops of every kind: it sees what the optimiser sees, keeps its budget and never kills a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torchstone
+from torchstone.errors import SettingError
+from torchstone.objectives import Classification
+from torchstone.specimen import Specimen
+from torchstone.testing import model_state, same_state
+from torchstone.watching import TrainingWarning, Watch, watch
+from torchstone.watching.quantities import Quantity
+from torchstone.watching.record import Record, Series, alert_of, header_of, plain, record_of
+from torchstone.watching.schedule import Schedule
+from torchstone.watching.state import Measured, State
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=g) / 3)
+    return model
+
+
+def data(count: int = 96) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(count, 6, generator=g)
+    return x, (x @ torch.randn(6, 3, generator=g)).argmax(1)
+
+
+def train(
+    model: nn.Module, watcher: Watch | None, optimizer: torch.optim.Optimizer, steps: int = 12
+) -> list[float]:
+    x, y = data()
+    losses = []
+    state = torch.Generator().manual_seed(5).get_state()
+    with torch.random.fork_rng():
+        torch.set_rng_state(state)
+        for step in range(steps):
+            rows = slice(step * 8 % 88, step * 8 % 88 + 8)
+            loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            if watcher is not None:
+                watcher.step(loss)
+    return losses
+
+
+def test_training_is_bit_for_bit_what_it_is_without_a_watcher() -> None:
+    plain_model, watched = network(), network()
+    alone = train(plain_model, None, torch.optim.Adam(plain_model.parameters(), lr=0.01))
+    optimizer = torch.optim.Adam(watched.parameters(), lr=0.01)
+    with watch(watched, optimizer, data(), every=1, quantities="all", show=False) as watcher:
+        seen = train(watched, watcher, optimizer)
+    assert seen == alone
+    assert same_state(model_state(watched), model_state(plain_model)) or all(
+        torch.equal(a, b)
+        for a, b in zip(watched.state_dict().values(), plain_model.state_dict().values(), strict=True)
+    )
+    assert [record.step for record in watcher.records] == list(range(1, 13))
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_what_is_seen_is_what_the_optimizer_saw() -> None:
+    model = network().eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = data()
+    with watch(model, optimizer, every=1, quantities="cheap") as watcher:
+        for _ in range(3):
+            for rows in (slice(0, 8), slice(8, 16)):  # accumulated
+                (nn.functional.cross_entropy(model(x[rows]), y[rows]) / 2).backward()
+            before = torch.cat([p.detach().flatten() for p in model.parameters()])
+            gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+            optimizer.step()
+            optimizer.zero_grad()  # before step() is called: nothing is lost
+            watcher.step(0.5)
+            values = watcher.records[-1].values
+            assert values["gradient_norm"] == pytest.approx(float(gradient.norm()), rel=1e-5)
+            assert values["update_ratio"] == pytest.approx(
+                float(0.1 * gradient.norm() / before.norm()), rel=1e-4
+            )
+            assert values["loss"] == 0.5
+
+
+def test_scaled_gradients_are_seen_unscaled() -> None:
+    """A GradScaler multiplies gradients by 65,536; the optimiser, and the watcher, see them divided again."""
+    model = network().eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", enabled=True)
+    x, y = data()
+    loss = nn.functional.cross_entropy(model(x), y)
+    expected = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    with watch(model, optimizer, every=1, quantities="cheap") as watcher:
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        watcher.step(loss)
+    norm = float(torch.cat([part.flatten() for part in expected]).norm())
+    assert watcher.records[0].values["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_compiled_and_wrapped_models_are_watched_as_their_own_module() -> None:
+    model = network()
+
+    class Wrapped(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self._orig_mod = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self._orig_mod(x)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(
+        Wrapped(model), optimizer, data(), every=1, quantities=("gradient", "stopping"), show=False
+    ) as watcher:
+        train(model, watcher, optimizer, 2)
+    assert watcher.model is model
+    assert "0.weight" in watcher.records[0].layers["gradient_norm"]
+
+
+class Slow(Quantity):
+    """Takes a known time."""
+
+    name = "slow"
+    cost = 1.0
+
+    def __init__(self, seconds: float = 0.02) -> None:
+        self.seconds = seconds
+
+    def measure(self, state: State) -> Measured:
+        time.sleep(self.seconds)
+        return Measured({"slow": float(state.step)})
+
+
+class Failing(Slow):
+    """Raises."""
+
+    name = "failing"
+
+    def measure(self, state: State) -> Measured:
+        raise ZeroDivisionError("by design")
+
+
+def test_accounts_keep_the_budget() -> None:
+    """Simulated time: two quantities of different cost share a tenth of it, whatever they cost."""
+    cheap, dear = Slow(), Slow()
+    cheap.name, dear.name = "cheap", "dear"  # pyright: ignore[reportAttributeAccessIssue]
+    schedule = Schedule([cheap, dear], "auto", 0.10)
+    costs, seconds = {"cheap": 0.01, "dear": 1.0}, 0.0
+    for step in range(1, 2001):
+        seconds += 0.1
+        for quantity in schedule.due(step, seconds):
+            schedule.note(quantity, step, costs[quantity.key])
+    assert schedule.total <= 0.10 * seconds
+    assert schedule.total > 0.08 * seconds
+    assert schedule.spent["dear"].times >= 8
+    assert schedule.spent["cheap"].times >= 900
+
+
+def test_a_budget_is_kept_in_a_real_loop() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, quantities=[Slow(0.01)], budget=0.2) as watcher:
+        for _ in range(60):
+            time.sleep(0.005)
+            watcher.step(1.0)
+    assert 1 <= len(watcher.records) <= 10
+    assert watcher.schedule.total <= 0.2 * 60 * 0.01 + 0.03
+
+
+def test_whatever_fails_is_said_once_and_the_run_goes_on() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with watch(model, optimizer, every=1, quantities=[Failing(), Slow(0.0)]) as watcher:
+            train(model, watcher, optimizer, 5)
+    texts = [str(one.message) for one in said if issubclass(one.category, TrainingWarning)]
+    assert texts == ["failing is no longer watched: by design"]
+    assert len(watcher.records) == 5
+
+
+def test_warnings_as_errors_do_not_kill_it_either() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with watch(model, optimizer, every=1, quantities=[Failing(), Slow(0.0)]) as watcher:
+            train(model, watcher, optimizer, 3)
+            watcher.step(math.nan)
+    assert len(watcher.records) == 4
+
+
+class Broken:
+    """A logger whose disk is full."""
+
+    def start(self, header: Any) -> None:
+        self.header = header
+
+    def record(self, record: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def alert(self, alert: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        raise AssertionError("dropped before")
+
+
+def test_a_logger_that_fails_is_dropped(tmp_path: Path) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        pytest.warns(TrainingWarning, match="Broken takes no more records: .*No space left"),
+        watch(
+            model, optimizer, every=1, quantities="cheap", loggers=[Broken()], folder=tmp_path, show=False
+        ) as watcher,
+    ):
+        train(model, watcher, optimizer, 4)
+    lines = [json.loads(line) for line in (tmp_path / "watch.jsonl").read_text().splitlines()]
+    kinds = [next(iter(line)) for line in lines]
+    assert (kinds[0], kinds.count("record"), kinds[-1]) == ("header", 4, "summary")
+    assert lines[-1]["summary"]["steps"] == 4
+    assert lines[-1]["summary"]["ended"] == "finished"
+    header = header_of(lines[0]["header"])
+    assert header.series["update_ratio"].log
+    assert record_of(lines[1]["record"]) == watcher.records[0]
+
+
+def test_a_diverging_run_is_said_and_logged(tmp_path: Path) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e6)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with watch(model, optimizer, data(), every=1, folder=tmp_path) as watcher:
+            train(model, watcher, optimizer, 8)
+            watcher.step(math.nan)
+    assert "diverging" in {alert.kind for alert in watcher.alerts}
+    assert any("divide the learning rate" in str(one.message) for one in said)
+    lines = [json.loads(line) for line in (tmp_path / "watch.jsonl").read_text().splitlines()]
+    assert [alert_of(line["alert"]) for line in lines if "alert" in line] == watcher.alerts
+
+
+def test_vanishing_gradients_name_the_layer() -> None:
+    model = nn.Sequential(
+        *(part for _ in range(30) for part in (nn.Linear(12, 12), nn.Sigmoid())), nn.Linear(12, 3)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(32, 12, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(32) % 3
+    with watch(model, optimizer, (x, y), every=1, quantities="cheap", show=False) as watcher:
+        for _ in range(3):
+            loss = nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            watcher.step(loss)
+    vanished = [alert.layer for alert in watcher.alerts if alert.kind == "vanishing"]
+    assert "0.weight" in vanished
+    assert "60.weight" not in vanished
+
+
+def test_parameters_that_come_and_go() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = data()
+    with watch(
+        model, optimizer, data(), every=1, quantities=("gradient", "stopping", "forgetting"), show=False
+    ) as watcher:
+        train(model, watcher, optimizer, 2)
+        model.append(nn.Linear(3, 3))
+        optimizer.add_param_group({"params": list(model[-1].parameters())})
+        train(model, watcher, optimizer, 2)
+        model[0].weight.requires_grad_(False)
+        train(model, watcher, optimizer, 2)
+    assert "5.weight" in watcher.records[3].layers["gradient_norm"]
+    assert "0.weight" not in watcher.records[-1].layers["gradient_norm"]
+    assert len(watcher.records) == 6
+    assert x.shape[0] == y.shape[0]
+
+
+def test_a_step_without_an_optimizer_step_keeps_the_loss() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watcher = watch(model, optimizer, every=1, quantities="cheap")
+    with watcher:
+        with pytest.warns(TrainingWarning, match="took no step"):
+            watcher.step(torch.tensor(2.0))
+        watcher.step(3.0)
+        watcher.step()
+    assert [record.values.get("loss") for record in watcher.records] == [2.0, 3.0, None]
+
+
+def test_losses_between_records_are_averaged() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        watch(model, optimizer, every=4, quantities="loss", show=False) as watcher,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        for step in range(1, 9):
+            watcher.step(float(step))
+    assert [(record.step, record.values["loss"]) for record in watcher.records] == [
+        (1, 1.0),
+        (4, 3.0),
+        (8, 6.5),
+    ]
+
+
+def test_an_error_in_training_passes_through_and_is_logged(tmp_path: Path) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(KeyError), watch(model, optimizer, every=1, quantities="cheap", folder=tmp_path):
+        raise KeyError("theirs")
+    last = json.loads((tmp_path / "watch.jsonl").read_text().splitlines()[-1])
+    assert last["summary"]["ended"] == "KeyError"
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_instruments_on_the_live_optimizer() -> None:
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    specimen = Specimen(network(1), Classification(), data(), data(40))
+    with watch(
+        model, optimizer, specimen, every=2, quantities=("stability_edge", "margins"), show=False
+    ) as watcher:
+        train(model, watcher, optimizer, 4)
+    values = watcher.records[-1].values
+    assert set(values) == {"stability_edge", "margins"}
+    assert len({record.values["stability_edge"] for record in watcher.records}) == 3
+
+
+def test_wrong_uses_are_refused_in_words() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(SettingError, match=r"watch\(\) needs a torch.nn.Module"):
+        watch(model, "adam")  # pyright: ignore[reportArgumentType]
+    for every in (0, -1, True, "often", 1.5):
+        with pytest.raises(SettingError, match='every must be "auto"'):
+            watch(model, optimizer, every=every)
+    for budget in (0.0, -1.0, math.nan, True):
+        with pytest.raises(SettingError, match="budget must lie in"):
+            watch(model, optimizer, budget=budget)
+    with pytest.raises(SettingError, match="noise needs data to measure on"):
+        watch(model, optimizer, quantities=("noise",))
+    with pytest.raises(SettingError, match="A probe is a Specimen or a batch"):
+        watch(model, optimizer, {"x": torch.ones(3)})
+
+
+def test_records_survive_json_with_numbers_that_are_not_finite() -> None:
+    record = Record(3, 1.5, {"a": math.nan, "b": math.inf, "c": 1.0}, {"a": {"x": math.nan, "y": 2.0}})
+    text = json.dumps(plain(record), allow_nan=False)
+    found = record_of(json.loads(text))
+    assert math.isnan(found.values["a"])
+    assert (found.values["b"], found.values["c"]) == (math.inf, 1.0)
+    assert math.isnan(found.layers["a"]["x"])
+    assert Series("t").log is False
+
+
+def test_it_is_exported() -> None:
+    assert torchstone.watch is watch
