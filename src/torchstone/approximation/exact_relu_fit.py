@@ -91,8 +91,12 @@ def exact_relu_fit(
             f"shapes {points.shape} and {targets.shape}, {hidden} units",
             "Pass one target an input.",
         )
-    if not np.isfinite(targets).all():
-        raise SettingError("Targets must be finite", "NaN or infinity", "Remove those examples.")
+    if not (np.isfinite(targets).all() and np.isfinite(points).all()):
+        raise SettingError("Inputs and targets must be finite", "NaN or infinity", "Remove those examples.")
+    # The fit is the same in any coordinates; rounding is not.
+    spread = np.where(np.ptp(points, axis=0) > 0, np.ptp(points, axis=0), 1.0)
+    middle = points.mean(axis=0)
+    points = (points - middle) / spread
     cones = _cones(points)
     search = _Search(targets)
     choices = [(sign, cone) for cone in cones for sign in output_signs]
@@ -100,6 +104,8 @@ def exact_relu_fit(
     for chosen in itertools.combinations(choices, min(hidden, len(choices))):
         search.try_units(chosen)
     units, signs = search.minimiser(hidden, points.shape[1])
+    units[:, :-1] /= spread
+    units[:, -1] -= units[:, :-1] @ middle
     loss = search.squares / len(targets)
     patterns = len(sign_patterns(points))
     return ExactReluFit(loss, units, signs, patterns, search.problems, search.violation)
@@ -119,23 +125,24 @@ def _cones(points: np.ndarray) -> list[_Cone]:
     _, lengths, rows = np.linalg.svd(extended, full_matrices=False)
     basis = rows[lengths > _ZERO * lengths[0]].T  # what the data cannot see of (w, b) is left at 0
     seen = extended @ basis
-    rays = _rays(seen)
-    heights = rays @ seen.T
+    lengths = np.linalg.norm(seen, axis=1)
+    rays = _rays(seen / lengths[:, None])
+    heights = rays @ (seen / lengths[:, None]).T
+    # Each ray is 0 on the points it was drawn through; left at 1e-17 they would be fitted by weights of 10^17.
+    heights[np.abs(heights) < _ZERO] = 0.0
     cones = []
     for signs in sign_patterns(points).signs:
-        inside = rays[(heights * signs >= -_ZERO).all(axis=1)]
-        outputs = np.maximum(seen @ inside.T, 0.0) * (signs > 0)[:, None]
+        inside = (heights * signs >= 0).all(axis=1)
         if (signs > 0).any():
-            cones.append(_Cone(basis @ inside.T, outputs))
+            cones.append(_Cone(basis @ rays[inside].T, (heights[inside] * lengths).clip(min=0.0).T))
     return cones
 
 
-def _rays(seen: np.ndarray) -> np.ndarray:
-    """Unit vectors along which hyperplanes of the arrangement meet in lines, both directions, each once."""
-    rank = seen.shape[1]
-    scaled = seen / np.linalg.norm(seen, axis=1, keepdims=True)
+def _rays(scaled: np.ndarray) -> np.ndarray:
+    """Unit vectors along which hyperplanes of given unit normals (n, r) meet in lines, both directions, each once."""
+    rank = scaled.shape[1]
     found: dict[tuple[float, ...], np.ndarray] = {}
-    for subset in itertools.combinations(range(len(seen)), rank - 1):
+    for subset in itertools.combinations(range(len(scaled)), rank - 1):
         rows = scaled[list(subset)]
         _, lengths, right = np.linalg.svd(rows) if rank > 1 else (None, np.ones(1), np.ones((1, 1)))
         if len(lengths) and lengths.min() < _ZERO:  # points that span too little
