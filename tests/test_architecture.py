@@ -30,8 +30,8 @@ LEVELS: list[set[str]] = [
     {"batches", "details", "reading", "serialise", "recipe", "objectives", "specimen", "plan", "examination", "writing"},
     {"operators", "kernels", "bounds", "landscape"},
     set(BLOCKS),
-    {"specimens", "workbench", "instruments", "watching"},
-    {"examining", "journal", "environment", "progress", "report"},
+    {"specimens", "workbench", "instruments"},
+    {"examining", "watching", "journal", "environment", "progress", "report"},
     {"atlas", "testing"},
     {"cli", "__init__", "__main__"},
 ]

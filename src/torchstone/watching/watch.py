@@ -19,6 +19,7 @@ from torchstone.errors import NotApplicableError, SettingError
 from torchstone.objectives import Objective
 from torchstone.specimen import keeping_random_states
 from torchstone.watching.alerts import ROUNDING, Alerts
+from torchstone.watching.closure import after_closure
 from torchstone.watching.loggers.base import Logger
 from torchstone.watching.loggers.json_lines import JsonLines
 from torchstone.watching.probe import EXAMPLES, probe
@@ -181,15 +182,24 @@ class Watch:
 
     # -- hooks -----------------------------------------------------------------------------------------------------
 
-    def _before_step(self, *_: Any) -> None:
+    def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with self._never_killing("the watcher"):
             began = time.perf_counter()
             self._due = self._upcoming(self._step + 1)
+            self._spent += time.perf_counter() - began
             if any(quantity.of_step for quantity in self._due):
-                self._find_parameters()
-                scale = getattr(self.optimizer, "grad_scale", None)
-                self._gradients = tuple(_unscaled(parameter.grad, scale) for parameter in self._parameters)
-                self._before = tuple(parameter.detach().clone() for parameter in self._parameters)
+                if (after := after_closure(self._keep_gradients, args, kwargs)) is not None:
+                    return after
+                self._keep_gradients()
+        return None
+
+    def _keep_gradients(self) -> None:
+        with self._never_killing("the watcher"):
+            began = time.perf_counter()
+            self._find_parameters()
+            scale = getattr(self.optimizer, "grad_scale", None)
+            self._gradients = tuple(_unscaled(parameter.grad, scale) for parameter in self._parameters)
+            self._before = tuple(parameter.detach().clone() for parameter in self._parameters)
             self._spent += time.perf_counter() - began
 
     def _after_step(self, *_: Any) -> None:

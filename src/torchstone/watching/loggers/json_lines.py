@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,16 @@ class JsonLines:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """The last line."""
-        self._line("summary", dict(summary))
+        self._line("summary", _finite(dict(summary)))
 
     def _line(self, kind: str, body: Mapping[str, Any]) -> None:
         append_line(self.path, json.dumps({kind: body}, allow_nan=False, default=str))
+
+
+def _finite(value: Any) -> Any:
+    """With null for numbers that are not finite, at any depth."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -55,7 +55,9 @@ class WeightsAndBiases:
     def record(self, record: Record) -> None:
         """All numbers at once."""
         found = scalars(record.values, record.layers if self._layers else {})
-        self._run.log({"watch/step": record.step, **{f"watch/{name}": value for name, value in found.items()}})
+        self._run.log(
+            {"watch/step": record.step, **{f"watch/{name}": value for name, value in found.items()}}
+        )
 
     def alert(self, alert: Alert) -> None:
         """An alert of the run."""
