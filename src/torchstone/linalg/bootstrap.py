@@ -14,11 +14,12 @@ from torchstone.errors import SettingError
 def bootstrap_band(
     curves: Float[Tensor, "p g"], confidence: float, generator: torch.Generator, resamples: int = 1000
 ) -> tuple[Float[Tensor, " g"], Float[Tensor, " g"]]:
-    """Pointwise limits of the mean of p independent curves, from means of curves drawn with replacement.
+    """Pointwise limits of the mean of p independent curves that are nowhere negative.
 
-    Quantiles of the resampled means at levels moved outwards, Phi(-+ sqrt(p / (p - 1)) t), t the quantile of Student's
-    distribution: for a few curves plain percentiles are too narrow by just that. Limits never leave the range of the
-    curves, so those of a density are not negative. With one curve they are 0 and infinite.
+    The wider, on each side, of two intervals: quantiles of the means of curves drawn with replacement, which follow the
+    skewness of a density's tail, at levels moved outwards to Phi(-+ sqrt(p / (p - 1)) t), t the quantile of Student's
+    distribution; and Student's t interval, because resampled means never leave the range of a few curves. Cut off at 0.
+    With one curve the limits are 0 and infinite.
 
     Cost: `resamples` p g flops; memory `resamples` g numbers.
 
@@ -46,6 +47,8 @@ def bootstrap_band(
     drawn = torch.randint(p, (resamples, p), generator=generator)
     shares = torch.nn.functional.one_hot(drawn, p).sum(dim=1).double() / p
     means = (shares @ curves).sort(dim=0).values
-    level = float(ndtr(-math.sqrt(p / (p - 1)) * stdtrit(p - 1, (1 + confidence) / 2)))
-    last = math.floor(level * (resamples - 1))
-    return means[last], means[resamples - 1 - last]
+    t = float(stdtrit(p - 1, (1 + confidence) / 2))
+    last = math.floor(float(ndtr(-math.sqrt(p / (p - 1)) * t)) * (resamples - 1))
+    reach = t * curves.std(dim=0) / math.sqrt(p)
+    low = torch.minimum(means[last], curves.mean(dim=0) - reach).clamp_min(0)
+    return low, torch.maximum(means[resamples - 1 - last], curves.mean(dim=0) + reach)

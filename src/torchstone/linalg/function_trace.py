@@ -13,8 +13,9 @@ class FunctionTrace:
 
     Attributes:
         estimate: The trace, with the error that comes from the probes.
-        quadrature_error: How much the value moved over the last quarter of the Lanczos steps: a sign of what more steps
-            would still change, not a bound. 0 where the quadrature is exact.
+        quadrature_error: How much the value moved over the second half of the Lanczos steps. More than what is missing
+            where the error falls like 1/steps or faster, far more where it falls geometrically; no bound beyond that. 0
+            where the quadrature is exact.
     """
 
     estimate: TraceEstimate

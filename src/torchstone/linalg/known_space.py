@@ -54,8 +54,8 @@ class KnownSpace:
             )
         return cls(A, values, vectors)
 
-    def project(self, x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """The part of x orthogonal to the known vectors."""
+    def project(self, x: Tensor) -> Tensor:
+        """The part of x (n,), or of columns (n, k), orthogonal to the known vectors."""
         return x - self.vectors @ (self.vectors.T @ x)
 
     def complement(self, x: Float[Tensor, " n"]) -> LinearMap:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from torchstone.errors import NumericalError, SettingError
@@ -18,12 +18,14 @@ from torchstone.linalg.bootstrap import bootstrap_band
 from torchstone.linalg.eigen import Eigenpairs
 from torchstone.linalg.function_trace import FunctionTrace
 from torchstone.linalg.known_space import KnownSpace
-from torchstone.linalg.lanczos import Tridiagonalisation, lanczos
+from torchstone.linalg.lanczos_columns import Tridiagonal, lanczos_columns
 from torchstone.linalg.linear_map import LinearMap, require_symmetric
 from torchstone.linalg.probes import draw_probes
 from torchstone.linalg.sampling import require_at_least
 from torchstone.linalg.spectral_density import SpectralCurve
 from torchstone.linalg.trace import TraceEstimate
+
+_AT_ONCE = 2**24  # numbers in the bases of the probes that run together
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,9 @@ class LanczosQuadrature:
         size: n.
         nodes: Per probe (p, k), ascending, in float64. Rules that ended early repeat their last node with weight 0.
         weights: Of the nodes (p, k), each row adding up to 1.
-        coarse_nodes: The same of rules with three quarters of the steps, by which the quadrature error is judged.
+        coarse_nodes: The same of rules with half the steps, by which the quadrature error is judged.
         coarse_weights: Their weights.
+        complete: Per probe (p,), whether its Krylov space ended, so that its rule has no quadrature error.
         known: Eigenvalues (d,) that are exact atoms of weight 1/n, descending as given.
         steps: Lanczos steps asked for.
         products: Matrix-vector products spent.
@@ -54,6 +57,7 @@ class LanczosQuadrature:
     weights: Float[Tensor, "p k"]
     coarse_nodes: Float[Tensor, "p c"]
     coarse_weights: Float[Tensor, "p c"]
+    complete: Bool[Tensor, " p"]
     known: Float[Tensor, " d"]
     steps: int
     products: int
@@ -114,15 +118,18 @@ class LanczosQuadrature:
         width = smoothing.default_width(self.nodes, self.steps) if width is None else width
         if not 0 < width < math.inf:
             raise SettingError("width must be positive", f"{width}", "Leave it out for the default.")
-        curve = lambda nodes, weights, at: smoothing.smoothed(nodes, weights, at, width)
-        return self._curve(curve, grid, width, width, confidence)
+        grid = smoothing.default_grid(self.nodes, self.known, width) if grid is None else grid.double()
+        smooth = lambda nodes, weights, _: smoothing.smoothed(nodes, weights, grid, width)
+        curves = self._curves(smooth, smooth(self.known, self._atoms, 0))
+        return self._with_band(grid, width, confidence, curves, curves, curves)
 
     def distribution(
         self, grid: Float[Tensor, " g"] | None = None, *, confidence: float = 0.95
     ) -> SpectralCurve:
-        """The share of eigenvalues up to each grid point, with a bootstrap band over the probes. Not smoothed.
+        """The share of eigenvalues up to each grid point, not smoothed.
 
-        The band does not cover the quadrature error: a Gauss rule puts the mass between two nodes onto them.
+        The band covers the error of the probes (by bootstrap) and that of the quadrature: a Gauss rule puts the mass
+        between two nodes onto them, and so fixes the distribution up to one weight either way.
 
         Args:
             grid: Eigenvalues, ascending; by default as for the density.
@@ -131,25 +138,37 @@ class LanczosQuadrature:
         Raises:
             SettingError: A confidence not between 0 and 1.
         """
-        width = smoothing.default_width(self.nodes, self.steps)
-        return self._curve(smoothing.cumulative, grid, width, 0.0, confidence)
+        if grid is None:
+            width = smoothing.default_width(self.nodes, self.steps)
+            grid = smoothing.default_grid(self.nodes, self.known, width)
+        at = grid.double() + 10 * self.rounding * max(map(abs, self.support))  # nodes on the grid count
+        atoms = smoothing.cumulative(self.known.sort().values, self._atoms, at)
+        by = lambda shift: (
+            lambda nodes, weights, complete: smoothing.cumulative(
+                nodes, weights, at, 0 if complete else shift
+            )
+        )
+        curves = [self._curves(by(shift), atoms) for shift in (0, -1, 1)]
+        return self._with_band(grid, 0.0, confidence, *curves)
 
-    def _curve(
-        self,
-        curve: Callable[[Tensor, Tensor, Tensor], Tensor],
-        grid: Tensor | None,
-        spacing: float,
-        width: float,
-        confidence: float,
-    ) -> SpectralCurve:
-        grid = smoothing.default_grid(self.nodes, self.known, spacing) if grid is None else grid.double()
-        atoms = curve(self.known, torch.full_like(self.known, 1 / self.size), grid)
+    @property
+    def _atoms(self) -> Tensor:
+        return torch.full_like(self.known, 1 / self.size)
+
+    def _curves(self, curve: Callable[[Tensor, Tensor, bool], Tensor], atoms: Tensor) -> Tensor:
+        """One curve a probe: the known part, and the share of the others."""
         share = 1 - len(self.known) / self.size
-        rows = zip(self.nodes, self.weights, strict=True)
-        curves = torch.stack([atoms + share * curve(*row, grid) for row in rows])
+        rules = zip(self.nodes, self.weights, self.complete.tolist(), strict=True)
+        return torch.stack([atoms + share * curve(*rule) for rule in rules])
+
+    def _with_band(
+        self, grid: Tensor, width: float, confidence: float, curves: Tensor, lower: Tensor, upper: Tensor
+    ) -> SpectralCurve:
         values = curves.mean(dim=0)
-        generator = torch.Generator().manual_seed(self.seed)
-        low, high = (values, values) if self.exact else bootstrap_band(curves, confidence, generator)
+        low = high = values
+        if not self.exact:
+            low, _ = bootstrap_band(lower, confidence, torch.Generator().manual_seed(self.seed))
+            _, high = bootstrap_band(upper, confidence, torch.Generator().manual_seed(self.seed))
         return SpectralCurve(grid, values, low, high, width, confidence)
 
 
@@ -177,6 +196,7 @@ def lanczos_quadrature(
     steps: int = 64,
     generator: torch.Generator,
     known: Eigenpairs | None = None,
+    block: int | None = None,
 ) -> LanczosQuadrature:
     r"""Gauss rules for the spectral measures of random unit vectors v, by Lanczos with full reorthogonalisation.
 
@@ -190,7 +210,8 @@ def lanczos_quadrature(
     Where probes >= n - d, all eigenvalues are computed from n products instead. (From probes * steps >= n on that is
     cheaper too; `trace_of_function` does so.)
 
-    Cost: at most probes * steps products and 8 n k^2 flops a probe; memory k + 3 vectors, and n^2 numbers if exact.
+    Cost: at most probes * steps products, `block` columns at a time, and 8 n k^2 flops a probe; memory (k + 3) vectors
+    times `block`, or n^2 numbers if exact.
 
     Args:
         A: A symmetric map, or what `as_linear_map` takes.
@@ -198,6 +219,7 @@ def lanczos_quadrature(
         steps: k, at least 2. Rules end early, and exact, where the Krylov space does.
         generator: Draws the vectors and the seed of the bootstrap.
         known: Eigenpairs of A, such as `top_eigenpairs` gives.
+        block: Probes at once; by default as many as keep their bases within 2^24 numbers.
 
     Raises:
         SettingError: Not symmetric, a count too small, or known vectors that do not fit.
@@ -215,23 +237,28 @@ def lanczos_quadrature(
     require_symmetric(A, "lanczos_quadrature")
     require_at_least("probes", probes, 1)
     require_at_least("steps", steps, 2)
+    if block is not None:
+        require_at_least("block", block, 1)
     space = None if known is None else KnownSpace.of(A, known)
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     if probes >= A.shape[0] - (0 if space is None else len(space.values)):
         return exact_spectrum(A, steps, seed)
     target, atoms, products = A, torch.empty(0, dtype=torch.float64), 0
-    fine, coarse = [], []
-    for _ in range(probes):
-        start = draw_probes(A, 1, generator)[:, 0]
+    at_once = block or max(1, _AT_ONCE // (A.shape[0] * min(steps, A.shape[0])))
+    fine, coarse, complete = [], [], []
+    for done in range(0, probes, at_once):
+        starts = draw_probes(A, min(at_once, probes - done), generator)
         if space is not None:
-            start = space.project(space.project(start))
+            starts = space.project(space.project(starts))
             if products == 0:
-                target, atoms, products = space.complement(start), space.values.double().cpu(), 1
-        run = lanczos(target, steps, start=start)
-        products += len(run.diagonal)
-        fine.append(_gauss_rule(run, len(run.diagonal)))
-        coarse.append(fine[-1] if run.breakdown else _gauss_rule(run, _fewer(len(run.diagonal))))
-    rules = (*_padded(fine), *_padded(coarse))
+                target, atoms, products = space.complement(starts[:, 0]), space.values.double().cpu(), 1
+        for run in lanczos_columns(target, starts, steps):
+            count = len(run.diagonal)
+            products += count
+            complete.append(run.breakdown)
+            fine.append(_gauss_rule(run, count))
+            coarse.append(fine[-1] if run.breakdown else _gauss_rule(run, count // 2))
+    rules = (*_padded(fine), *_padded(coarse), torch.tensor(complete))
     eps = torch.finfo(A.dtype).eps
     return LanczosQuadrature(A.shape[0], *rules, atoms, steps, products, False, eps, seed)
 
@@ -242,17 +269,14 @@ def exact_spectrum(A: LinearMap, steps: int, seed: int) -> LanczosQuadrature:
     nodes = torch.linalg.eigvalsh((dense + dense.T) / 2).cpu()[None]
     rule = (nodes, torch.full_like(nodes, 1 / nodes.shape[1]))
     eps = torch.finfo(A.dtype).eps
-    return LanczosQuadrature(A.shape[0], *rule, *rule, nodes[0, :0], steps, A.shape[0], True, eps, seed)
+    return LanczosQuadrature(
+        A.shape[0], *rule, *rule, torch.tensor([True]), nodes[0, :0], steps, A.shape[0], True, eps, seed
+    )
 
 
-def _fewer(steps: int) -> int:
-    """Three quarters of the steps, and at least one less."""
-    return steps - max(1, steps // 4)
-
-
-def _gauss_rule(run: Tridiagonalisation, count: int) -> tuple[Tensor, Tensor]:
+def _gauss_rule(run: Tridiagonal, count: int) -> tuple[Tensor, Tensor]:
     """Nodes and weights of the leading `count` steps."""
-    nodes, vectors = torch.linalg.eigh(run.tridiagonal[:count, :count].cpu())
+    nodes, vectors = torch.linalg.eigh(run.leading(count))
     return nodes, vectors[0].square()
 
 

@@ -65,7 +65,15 @@ def smoothed(
 
 
 def cumulative(
-    nodes: Float[Tensor, " k"], weights: Float[Tensor, " k"], grid: Float[Tensor, " g"]
+    nodes: Float[Tensor, " k"], weights: Float[Tensor, " k"], grid: Float[Tensor, " g"], shift: int = 0
 ) -> Float[Tensor, " g"]:
-    """Total weight of the nodes up to each grid point, that point included."""
-    return (nodes <= grid[:, None]).double() @ weights
+    """Total weight of the nodes up to each grid point, that point included, and of `shift` nodes more.
+
+    With shifts of -1 and 1 the limits between which the distribution behind a Gauss rule lies: at the m-th node it is
+    at least the weight of the nodes before and at most the weight up to it, and in between it only grows.
+
+    Source: Chebyshev, Markov, Stieltjes: Akhiezer 1965, The Classical Moment Problem, section 2.5.
+    """
+    total = torch.cat([weights.new_zeros(1), weights.cumsum(dim=0)])
+    count = torch.searchsorted(nodes, grid, right=True)
+    return total[(count + shift).clamp(0, len(nodes))]
