@@ -10,6 +10,7 @@ from torchstone.operators.gradient_gram import GradientGram, gradient_gram
 from torchstone.operators.gradient_norms import GradientNorms, gradient_norms
 from torchstone.operators.hessian import Hessian
 from torchstone.operators.input_jacobian import InputJacobian
+from torchstone.operators.inverse import CurvatureInverse, inverse
 from torchstone.operators.jacobian import ParameterJacobian
 from torchstone.operators.layer_jacobian import LayerJacobian
 from torchstone.operators.ntk import TangentKernel, ntk, ntk_plan
@@ -20,6 +21,7 @@ from torchstone.operators.trace import ParameterTrace, TraceResult, hessian_trac
 
 __all__ = [
     "BlockDiagonal",
+    "CurvatureInverse",
     "DualSpectrum",
     "Fisher",
     "GaussNewton",
@@ -43,6 +45,7 @@ __all__ = [
     "gradient_gram",
     "gradient_norms",
     "hessian_trace",
+    "inverse",
     "ntk",
     "ntk_plan",
     "per_layer",
