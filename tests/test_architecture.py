@@ -30,7 +30,7 @@ LEVELS: list[set[str]] = [
     {"batches", "details", "reading", "serialise", "recipe", "objectives", "specimen", "plan", "examination", "writing"},
     {"operators", "kernels", "bounds", "landscape"},
     set(BLOCKS),
-    {"specimens", "workbench", "instruments"},
+    {"specimens", "workbench", "instruments", "mending"},
     {"examining", "watching", "journal", "environment", "progress", "report"},
     {"atlas", "testing"},
     {"cli", "__init__", "__main__"},
