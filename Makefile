@@ -12,6 +12,9 @@ setup: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
+	# For K-FAC, without its own dependency torchvision, which a CPU build of torch has no match for.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
+		curvlinops-for-pytorch einconv einops linear_operator opt_einsum
 	@touch $@
 
 demo: setup ## examine a real network trained on real data, and say where the report is

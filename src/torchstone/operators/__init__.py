@@ -12,6 +12,7 @@ from torchstone.operators.hessian import Hessian
 from torchstone.operators.input_jacobian import InputJacobian
 from torchstone.operators.inverse import CurvatureInverse, inverse
 from torchstone.operators.jacobian import ParameterJacobian
+from torchstone.operators.kfac import KroneckerCurvature
 from torchstone.operators.layer_jacobian import LayerJacobian
 from torchstone.operators.ntk import TangentKernel, ntk, ntk_plan
 from torchstone.operators.ntk_map import NTKMap
@@ -31,6 +32,7 @@ __all__ = [
     "GradientNorms",
     "Hessian",
     "InputJacobian",
+    "KroneckerCurvature",
     "LayerJacobian",
     "NTKMap",
     "ParameterJacobian",

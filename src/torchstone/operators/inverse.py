@@ -67,7 +67,7 @@ def inverse(
         damping: Added to the diagonal, at least 0; None for the default.
         tolerance: Relative residual that every product must reach; None for 1e-4 in float32, 1e-8 in float64.
         max_products: Budget of products with A for one call; None for that of `solve_cg`.
-        preconditioner: Positive definite, near the inverse, such as that of `kfac`.
+        preconditioner: Positive definite, near the inverse, such as `KroneckerCurvature(...).inverse(damping)`.
 
     Returns:
         The inverse as a linear map. A product raises NumericalError where the tolerance was not reached, and says which
