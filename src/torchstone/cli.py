@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +18,7 @@ from torchstone.errors import SettingError, TorchstoneError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from torchstone.examination import Examination
     from torchstone.specimen import Specimen
 
 app = typer.Typer(
@@ -59,6 +62,8 @@ torchstone examine digits --plan quick
 
 torchstone examine digits --with label_noise=0.05
 
+torchstone examine digits --try init=orthogonal,norm=layer --train 3
+
 torchstone examine my_project.py:specimen --only margins --only hessian_trace
 
 torchstone examine my_package.models:specimen --device cuda --output reports/run-7 --open
@@ -91,6 +96,13 @@ def examine(
     settings: Annotated[
         list[str], typer.Option("--set", help="Setting of an instrument, id.name=value (repeatable).")
     ] = [],  # noqa: B006
+    trying: Annotated[
+        str,
+        typer.Option(
+            "--try", help="Apply a remedy to an untrained copy and compare, e.g. init=orthogonal,norm=layer."
+        ),
+    ] = "",
+    train: Annotated[int, typer.Option(help="With --try: also train both for so many epochs.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start again instead of resuming.")] = False,
     open_report: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
 ) -> None:
@@ -99,15 +111,14 @@ def examine(
 
     from torchstone import examining
     from torchstone.plan import Plan, parse_bytes
-    from torchstone.report.terminal import render
     from torchstone.specimens.target import parse_options
 
     chosen = Plan.named(plan, parse_bytes(budget) if budget is not None else None)
-    changed = _settings(settings)
+    changed = {"settings": _settings(settings), "trying": trying, "trying_epochs": train}
     folder = output if output is not None else Path("torchstone-reports") / _folder_name(target)
     notes = Console(stderr=True)
     specimen = _specimen(target, parse_options(options), seed, device, notes)
-    try:
+    with _resuming(folder, notes):
         examination = examining.examine(
             specimen,
             chosen,
@@ -115,18 +126,12 @@ def examine(
             skip or None,
             seed,
             folder,
-            settings=changed,
             fresh=fresh,
             command=_command(sys.argv),
+            **changed,
         )
-    except KeyboardInterrupt:
-        notes.print(f"\nInterrupted. What was finished is in {folder}; the same command resumes there.")
-        raise typer.Exit(130) from None
-    if not specimen.processes.first:
-        return
-    render(examination, Console(), report_path=folder / examining.HTML_NAME)
-    if open_report:
-        typer.launch(str(folder / examining.HTML_NAME))
+    if specimen.processes.first:
+        _show(examination, folder / examining.HTML_NAME, open_report)
 
 
 @app.command()
@@ -253,6 +258,29 @@ def _specimen(
     specimen = specimen.to(device) if device is not None else specimen
     specimen.processes = processes
     return specimen
+
+
+def _show(examination: Examination, page: Path, open_report: bool) -> None:
+    from rich.console import Console
+
+    from torchstone.report.remedy import show_remedy
+    from torchstone.report.terminal import render
+
+    console = Console()
+    render(examination, console, report_path=page)
+    show_remedy(examination, console)
+    if open_report:
+        typer.launch(str(page))
+
+
+@contextlib.contextmanager
+def _resuming(folder: Path, notes: Console) -> Iterator[None]:
+    """Say after Ctrl-C where what is finished lies."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        notes.print(f"\nInterrupted. What was finished is in {folder}; the same command resumes there.")
+        raise typer.Exit(130) from None
 
 
 def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:

@@ -93,6 +93,10 @@ class ProcessError(TorchstoneError):
     """Processes that measure together were given different things, or one of them failed."""
 
 
+class RemedyError(TorchstoneError):
+    """A remedy to try that is not known, or that cannot be applied to this model."""
+
+
 class NumericalError(TorchstoneError):
     """A routine met values it cannot work with (NaN, Inf) or did not converge."""
 

@@ -15,6 +15,7 @@ from torchstone.examination import Examination
 from torchstone.instruments.catalogue import Instrument, catalogue, make
 from torchstone.instruments.measurement import measure, settings_of
 from torchstone.journal import Journal
+from torchstone.mending import Attempt, at_the_start, told
 from torchstone.plan import Plan
 from torchstone.progress import Progress
 from torchstone.reading import CostClass, Meta, Reading
@@ -37,6 +38,8 @@ def examine(
     fresh: bool = False,
     progress: bool | None = None,
     command: str = "",
+    trying: str = "",
+    trying_epochs: int = 0,
 ) -> Examination:
     """Measure a network and say why it trains, why it generalises, where its error comes from and what to change.
 
@@ -54,6 +57,9 @@ def examine(
         fresh: Start again even if the folder holds a journal.
         progress: Whether to show progress; by default when standard error is a terminal.
         command: How to run this again, for the report.
+        trying: A remedy such as "init=orthogonal,norm=layer", applied to an untrained copy and measured again by `only`,
+            or by the instruments that say how an untrained network will train; its reading is `remedy_tried`.
+        trying_epochs: Also train both networks for so many epochs, as the recipe says, and compare them then.
 
     Returns:
         All readings, with what is needed to reproduce them.
@@ -67,7 +73,6 @@ def examine(
     only, skip = [only] if isinstance(only, str) else only, [skip] if isinstance(skip, str) else skip
     instruments = choose(chosen_plan, only, skip, settings or {})
     processes = specimen.processes
-    processes = specimen.processes
     folder = Path(output) if output is not None and processes.first else None
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     # Rich draws from Python's generator.
@@ -76,6 +81,8 @@ def examine(
             if folder is not None:
                 make_folder(folder)
         bench = Workbench.on(specimen, chosen_plan, seed)
+        # What cannot be applied is refused before minutes of measuring.
+        attempt = Attempt(bench, trying, trying_epochs) if trying else None
         with processes.telling_failure():
             journal = None
             if folder is not None:
@@ -85,6 +92,8 @@ def examine(
         run = _Run(bench, instruments, journal, bar, clock, *earlier)
         try:
             run.measure_all()
+            if attempt is not None:
+                run.compare(attempt, instruments if only else at_the_start())
         finally:
             examination = Examination(
                 specimen=specimen_card(bench.specimen),
@@ -92,8 +101,8 @@ def examine(
                 seed=seed,
                 started=started.isoformat(timespec="seconds"),
                 seconds=round(run.seconds, 3),
-                complete=len(run.readings) == len(instruments),
-                command=command or _call(specimen, chosen_plan, only, skip, seed),
+                complete=len(run.readings) == len(instruments) + (attempt is not None),
+                command=command or _call(specimen, chosen_plan, only, skip, seed, trying),
                 environment=environment(bench.specimen.device),
                 findings=bench.specimen.findings,
                 readings=run.readings,
@@ -196,6 +205,12 @@ class _Run:
                     self.journal.add(reading, self.seconds)
             self.readings[meta.id] = reading
 
+    def compare(self, attempt: Attempt, instruments: list[Instrument]) -> None:
+        """Measure the network without and with a remedy; quick enough not to be journalled."""
+        self.bar.step(f"Trying {attempt.mended.trial}", self.done, [])
+        reading = told(attempt.compare(instruments))
+        self.readings[reading.id] = reading
+
     def _finished_before(self, instrument: Instrument) -> Reading | None:
         """A journalled reading of the same instrument, version and settings; errors are tried again."""
         found = self.earlier.get(instrument.META.id)
@@ -205,10 +220,16 @@ class _Run:
 
 
 def _call(
-    specimen: Specimen, plan: Plan, only: Sequence[Any] | None, skip: Sequence[str] | None, seed: int
+    specimen: Specimen,
+    plan: Plan,
+    only: Sequence[Any] | None,
+    skip: Sequence[str] | None,
+    seed: int,
+    trying: str,
 ) -> str:
     names = None if only is None else [one if isinstance(one, str) else one.META.id for one in only]
     arguments = [specimen.name, f"plan={plan.name!r}"]
     arguments += [f"only={names!r}"] if names else []
     arguments += [f"skip={list(skip)!r}"] if skip else []
+    arguments += [f"trying={trying!r}"] if trying else []
     return f"torchstone.examine({', '.join(arguments)}, seed={seed})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torchstone.errors import NotApplicableError, SpecimenError, blaming
 from torchstone.recipe import Recipe
 from torchstone.specimen import Specimen
-from torchstone.training.fit import History, fit
+from torchstone.training.fit import History, OnEpoch, fit
 
 
 def train_again(specimen: Specimen, seed: int) -> tuple[nn.Module, History]:
@@ -35,16 +35,51 @@ def train_again(specimen: Specimen, seed: int) -> tuple[nn.Module, History]:
         SpecimenError: `recipe.build` fails or makes a network of other parameters.
         NumericalError: The training diverged.
     """
-    recipe = _complete(specimen)
+    _complete(specimen)
     generator = torch.Generator().manual_seed(seed)
+    model = untrained(specimen, generator)
+    return model, train(specimen, model, fresh_optimizer(specimen, model), generator)
+
+
+def untrained(specimen: Specimen, generator: torch.Generator) -> nn.Module:
+    """What `recipe.build` makes, on the specimen's device, of its type, with the same parameters frozen.
+
+    Raises:
+        SpecimenError: `recipe.build` fails or makes a network of other parameters.
+    """
+    build = specimen.recipe.build if specimen.recipe is not None else None
     with blaming(
         SpecimenError, "recipe.build(generator=...) must make an untrained network", "Mend it.", "build()"
     ):
-        model = recipe.build(generator=generator) if recipe.build is not None else nn.Identity()
+        model = build(generator=generator) if build is not None else nn.Identity()
     model = model.to(device=specimen.device, dtype=specimen.dtype)
     _check_same_parameters(specimen.model, model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in specimen.trainable)
+    return model
+
+
+def train(
+    specimen: Specimen,
+    model: nn.Module,
+    optimizer: Optimizer,
+    generator: torch.Generator,
+    on_epoch: OnEpoch | None = None,
+) -> History:
+    """Train a network on a specimen's training data for the epochs of its recipe, in place.
+
+    Args:
+        specimen: Whose data, objective, batch size, epochs and schedule.
+        model: What is trained; need not be the specimen's.
+        optimizer: Of its parameters.
+        generator: Draws the order of examples.
+        on_epoch: Called after each epoch.
+
+    Raises:
+        NotApplicableError: The recipe does not say how to train.
+        NumericalError: The training diverged.
+    """
+    recipe = _complete(specimen)
     objective = specimen.objective.bind(model)
 
     def losses(network: nn.Module, rows: Tensor, _again: Tensor) -> Tensor:
@@ -58,22 +93,30 @@ def train_again(specimen: Specimen, seed: int) -> tuple[nn.Module, History]:
         return torch.cat(parts)[order.indices.argsort()]
 
     rows = torch.arange(specimen.size("train"), device=specimen.device)
-    history = fit(
+    return fit(
         model,
         losses,
         rows,
         rows,
-        optimizer=fresh_optimizer(specimen, model),
+        optimizer=optimizer,
         batch_size=min(recipe.batch_size or 1, len(rows)),
         epochs=recipe.epochs,
         scheduler=recipe.schedule,
         generator=generator,
+        on_epoch=on_epoch,
     )
-    return model, history
 
 
-def fresh_optimizer(specimen: Specimen, model: nn.Module) -> Optimizer:
+def fresh_optimizer(
+    specimen: Specimen, model: nn.Module, named: Mapping[str, nn.Parameter] | None = None
+) -> Optimizer:
     """An optimiser like the recipe's for another network: of the same class, with the settings of every group.
+
+    Args:
+        specimen: Whose recipe.
+        model: The other network.
+        named: Its parameters by the names that they have in the specimen's model, where its own names are others;
+            parameters that are not among them join the first group.
 
     Raises:
         NotApplicableError: The recipe's optimiser holds other parameters than the specimen's.
@@ -87,8 +130,8 @@ def fresh_optimizer(specimen: Specimen, model: nn.Module) -> Optimizer:
         )
         return make([parameter for parameter in model.parameters() if parameter.requires_grad])
     names = {id(parameter): name for name, parameter in specimen.model.named_parameters()}
-    own = dict(model.named_parameters())
-    groups = []
+    own = dict(model.named_parameters()) if named is None else named
+    groups: list[dict[str, Any]] = []
     for group in recipe.optimizer.param_groups:
         if unknown := [p for p in group["params"] if id(p) not in names]:
             raise NotApplicableError(
@@ -98,6 +141,8 @@ def fresh_optimizer(specimen: Specimen, model: nn.Module) -> Optimizer:
         if recipe.schedule is not None and "initial_lr" in group:
             settings["lr"] = group["initial_lr"]
         groups.append({**settings, "params": [own[names[id(p)]] for p in group["params"]]})
+    known = {id(parameter) for parameter in own.values()}
+    groups[0]["params"] += [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     # Every setting is in the groups; the class asks for its defaults all the same.
     return type(recipe.optimizer)(groups, **_defaults(recipe.optimizer))
 
