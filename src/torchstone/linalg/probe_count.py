@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from torchstone.errors import SettingError
-from torchstone.linalg.probes import Distribution
+from torchstone.linalg.probes import Distribution, require_distribution
 
 
 def hanson_wright_reach(t: float, *, frobenius_norm: float, norm: float, probes: int = 1) -> float:
@@ -103,6 +103,7 @@ def probe_count(
         )
     t = math.log(2 / failure)
     known = [value for value in (trace, frobenius_norm, norm) if value is not None]
+    require_distribution(distribution)
     signs = distribution == "rademacher"
     if not known:
         if not definite:

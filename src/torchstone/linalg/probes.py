@@ -30,13 +30,22 @@ def draw_probes(
     Raises:
         SettingError: Another distribution.
     """
+    require_distribution(distribution)
     rows = torch.empty(count, A.shape[1], dtype=A.dtype, device=generator.device)
     if distribution == "gaussian":
         rows.normal_(generator=generator)
-    elif distribution == "rademacher":
-        rows.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
     else:
+        rows.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+    return rows.to(A.device).T
+
+
+def require_distribution(distribution: str) -> None:
+    """Refuse the name of another distribution.
+
+    Raises:
+        SettingError: Naming the two there are.
+    """
+    if distribution not in ("rademacher", "gaussian"):
         raise SettingError(
             "distribution must be rademacher or gaussian", repr(distribution), "Pick one of them."
         )
-    return rows.to(A.device).T
