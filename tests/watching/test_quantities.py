@@ -54,7 +54,8 @@ def state(model: nn.Module, bench: Workbench | None = None, *, lr: float = 0.1, 
         for parameter, gradient in zip(named.values(), gradients, strict=True):
             parameter.sub_(lr * gradient)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    return State(step, 1.0, tuple(named), tuple(named.values()), gradients, before, optimizer, bench)
+    norms = tuple(float(gradient.norm()) for gradient in gradients)
+    return State(step, 1.0, tuple(named), tuple(named.values()), norms, before, optimizer, bench)
 
 
 def bench_of(model: nn.Module, batch_size: int | None = None) -> Workbench:
@@ -68,16 +69,16 @@ def test_gradient_and_update_norms() -> None:
     model = network()
     now = state(model)
     found = Gradient().measure(now)
-    assert now.gradients is not None
+    assert now.gradient_norms is not None
     assert now.before is not None
-    flat = lambda parts: torch.cat([part.flatten() for part in parts if part is not None])
-    norm, size = float(flat(now.gradients).norm()), float(flat(now.before).norm())
+    norm = math.hypot(*now.gradient_norms)
+    size = float(torch.cat([p.detach().flatten() for p in now.parameters]).norm())
     assert found.values["gradient_norm"] == pytest.approx(norm, rel=1e-6)
     assert found.values["update_norm"] == pytest.approx(0.1 * norm, rel=1e-6)
     assert found.values["update_ratio"] == pytest.approx(0.1 * norm / size, rel=1e-6)
     assert list(found.layers["gradient_norm"]) == ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert found.layers["update_ratio"]["2.weight"] == pytest.approx(
-        0.1 * float(flat(now.gradients[2:3]).norm() / now.before[2].norm()), rel=1e-6
+        0.1 * now.gradient_norms[2] / float(now.parameters[2].detach().norm()), rel=1e-6
     )
 
 
@@ -142,9 +143,7 @@ def quadratic(lr: float) -> dict[str, float]:
     with torch.no_grad():
         model.weight.sub_(lr * 3 * 2.0)
     after = model.weight.detach().clone()
-    now = State(
-        1, 0.0, ("weight",), tuple(model.parameters()), (torch.full((1, 1), 6.0),), before, optimizer, bench
-    )
+    now = State(1, 0.0, ("weight",), tuple(model.parameters()), (6.0,), before, optimizer, bench)
     found = StepCurvature().measure(now)
     assert torch.equal(model.weight, after)
     return found.values

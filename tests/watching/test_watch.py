@@ -85,15 +85,15 @@ def test_what_is_seen_is_what_the_optimizer_saw() -> None:
         for _ in range(3):
             for rows in (slice(0, 8), slice(8, 16)):  # accumulated
                 (nn.functional.cross_entropy(model(x[rows]), y[rows]) / 2).backward()
-            before = torch.cat([p.detach().flatten() for p in model.parameters()])
             gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
             optimizer.step()
             optimizer.zero_grad()  # before step() is called: nothing is lost
             watcher.step(0.5)
+            after = torch.cat([p.detach().flatten() for p in model.parameters()])
             values = watcher.records[-1].values
             assert values["gradient_norm"] == pytest.approx(float(gradient.norm()), rel=1e-5)
             assert values["update_ratio"] == pytest.approx(
-                float(0.1 * gradient.norm() / before.norm()), rel=1e-4
+                float(0.1 * gradient.norm() / after.norm()), rel=1e-4
             )
             assert values["loss"] == 0.5
 

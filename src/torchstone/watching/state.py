@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch.optim import Optimizer
 
 from torchstone.watching.record import Alert
 from torchstone.workbench import Workbench
+
+NO_GRADIENT = -1.0
 
 
 @dataclass
@@ -22,7 +25,8 @@ class State:
         loss: Mean training loss since the last record; None where none was given.
         names: Trainable parameters' names.
         parameters: The parameters, after the step.
-        gradients: As the optimiser saw them, unscaled; None where it took no step, or one parameter had none.
+        gradient_norms: Of each parameter's gradient as the optimiser saw it, unscaled; `NO_GRADIENT` where it had none; None where
+            it took no step.
         before: The parameters before the step; None likewise.
         optimizer: The optimiser.
         bench: The probe, or None; its model is the one that trains.
@@ -32,10 +36,15 @@ class State:
     loss: float | None
     names: tuple[str, ...]
     parameters: tuple[nn.Parameter, ...]
-    gradients: tuple[Tensor | None, ...] | None
+    gradient_norms: tuple[float, ...] | None
     before: tuple[Tensor, ...] | None
     optimizer: Optimizer
     bench: Workbench | None
+
+    @cached_property
+    def weight_norms(self) -> list[float]:
+        """Norms of the parameters, computed once however many quantities ask."""
+        return norms([parameter.detach() for parameter in self.parameters])
 
 
 @dataclass
@@ -49,10 +58,14 @@ class Measured:
 
 def norms(tensors: Sequence[Tensor]) -> list[float]:
     """Euclidean norms in one fused pass and one transfer."""
+    return stacked_norms(tensors).tolist() if tensors else []
+
+
+def stacked_norms(tensors: Sequence[Tensor]) -> Tensor:
+    """The norms of at least one tensor as a vector where they lie, so that nothing waits for a device."""
     dense = [one.coalesce().values() if one.is_sparse else one for one in tensors]
     wide = [one.float() if one.dtype in _HALF else one for one in dense]
-    found = torch._foreach_norm(wide)  # pyright: ignore[reportPrivateImportUsage]
-    return torch.stack([norm.float() for norm in found]).tolist() if found else []
+    return torch.stack(torch._foreach_norm(wide))  # pyright: ignore[reportPrivateImportUsage]
 
 
 _HALF = (torch.float16, torch.bfloat16)

@@ -20,6 +20,7 @@ from torchstone.objectives import Objective
 from torchstone.specimen import keeping_random_states
 from torchstone.watching.alerts import ROUNDING, Alerts
 from torchstone.watching.closure import after_closure
+from torchstone.watching.kept import Kept
 from torchstone.watching.loggers.base import Logger
 from torchstone.watching.loggers.json_lines import JsonLines
 from torchstone.watching.probe import EXAMPLES, probe
@@ -69,12 +70,12 @@ class Watch:
         self.model, self.optimizer, self.show = _unwrapped(model), optimizer, show
         self.records: list[Record] = []
         self.alerts: list[Alert] = []
-        self._find_parameters()
+        self._kept = Kept(self.model, optimizer)
         self._probe_arguments = (objective, batch_size, examples, seed)
         self._data = data
         self._bench = probe(data, self.model, optimizer, *self._probe_arguments)
         self.schedule = Schedule(self._chosen(quantities), every, budget)
-        self._alerts = Alerts(_rounding(self._names, self._parameters))
+        self._alerts = Alerts(_rounding(self._kept.names, self._kept.parameters))
         leads = not _distributed() or torch.distributed.get_rank() == 0
         self._loggers: list[Logger] = [*loggers, *([JsonLines(folder)] if folder is not None else [])]
         self._loggers = self._loggers if leads else []
@@ -83,12 +84,10 @@ class Watch:
         self._hooks: list[Any] = []
         self._step = 0
         self._stepped = False
-        self._gradients: tuple[Tensor | None, ...] | None = None
-        self._before: tuple[Tensor, ...] | None = None
         self._due: list[Quantity] = []
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
-        self._started = self._spent = 0.0
+        self._started = self._spent = self._kept_seconds = 0.0
 
     def _chosen(self, quantities: str | Sequence[str | Quantity] | None) -> list[Quantity]:
         default = ALL if self._bench is not None else (*CHEAP, "stable_rank")
@@ -120,7 +119,7 @@ class Watch:
         header = Header(
             started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             model=type(self.model).__name__,
-            parameters=sum(parameter.numel() for parameter in self._parameters),
+            parameters=sum(parameter.numel() for parameter in self._kept.parameters),
             optimizer=type(self.optimizer).__name__,
             lr=float(lr) if lr is not None else None,
             every=str(self.schedule.every),
@@ -153,7 +152,7 @@ class Watch:
                 )
             if due:
                 self._measure(due)
-            self._gradients = self._before = None
+            self._kept.forget()
             self._due, self._stepped = [], False
             self._spent += time.perf_counter() - began
 
@@ -196,11 +195,9 @@ class Watch:
     def _keep_gradients(self) -> None:
         with self._never_killing("the watcher"):
             began = time.perf_counter()
-            self._find_parameters()
-            scale = getattr(self.optimizer, "grad_scale", None)
-            self._gradients = tuple(_unscaled(parameter.grad, scale) for parameter in self._parameters)
-            self._before = tuple(parameter.detach().clone() for parameter in self._parameters)
-            self._spent += time.perf_counter() - began
+            self._kept.keep()
+            self._kept_seconds = time.perf_counter() - began
+            self._spent += self._kept_seconds
 
     def _after_step(self, *_: Any) -> None:
         self._stepped = True
@@ -218,20 +215,24 @@ class Watch:
         found: list[Alert] = []
         asked: list[str] = []
         loss = self._mean_loss()
+        state: State | None = None
         for quantity in due:
-            if quantity.of_step and (self._before is None or not self._stepped):
+            if quantity.of_step and (self._kept.before is None or not self._stepped):
                 continue
             began = time.perf_counter()
             with self._dropping(quantity):
-                state = self._state(loss, quantity)
-                with keeping_random_states():
+                state = self._state(loss, quantity, state)
+                with keeping_random_states() if quantity.of_probe else contextlib.nullcontext():
                     measured = quantity.measure(state)
                 values |= measured.values
                 layers |= measured.layers
                 found += measured.alerts
                 asked += [alert.kind for alert in measured.alerts] or _kinds(quantity)
             self._wait()
-            self.schedule.note(quantity, self._step, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            if quantity.of_step:  # the first of them pays for what was kept for all
+                seconds, self._kept_seconds = seconds + self._kept_seconds, 0.0
+            self.schedule.note(quantity, self._step, seconds)
         if not values:
             return
         self._loss_sum, self._loss_count = 0.0, 0
@@ -244,41 +245,29 @@ class Watch:
             self._tell("alert", alert)
             if self.show and self._leads:
                 message = f"step {alert.step:,}: {alert.message} {alert.remedy}".strip()
-                warnings.warn(message, TrainingWarning, stacklevel=4)
+                with contextlib.suppress(Warning):  # also where a user turns warnings into errors
+                    warnings.warn(message, TrainingWarning, stacklevel=4)
 
-    def _state(self, loss: float | None, quantity: Quantity) -> State:
-        if quantity.of_probe and self._bench is not None and self._parameters_changed():
-            self._find_parameters()
+    def _state(self, loss: float | None, quantity: Quantity, known: State | None) -> State:
+        """What quantities look at: made once a step, unless the parameters have changed since the probe was made."""
+        kept = self._kept
+        if quantity.of_probe and self._bench is not None and kept.changed:
+            kept.find()
             self._bench = probe(self._data, self.model, self.optimizer, *self._probe_arguments)
-        bench = self._bench
-        return State(
-            self._step,
-            loss,
-            self._names,
-            self._parameters,
-            self._gradients,
-            self._before,
-            self.optimizer,
-            bench,
-        )
+            known = None
+        if known is not None:
+            return known
+        whole = (self._step, loss, kept.names, kept.parameters, kept.gradient_norms, kept.before)
+        return State(*whole, self.optimizer, self._bench)
 
     def _mean_loss(self) -> float | None:
         return float(self._loss_sum) / self._loss_count if self._loss_count else None
 
-    def _find_parameters(self) -> None:
-        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self._names, self._parameters = tuple(named), tuple(named.values())
-
-    def _parameters_changed(self) -> bool:
-        now = [p for p in self.model.parameters() if p.requires_grad]
-        return len(now) != len(self._parameters) or any(
-            a is not b for a, b in zip(now, self._parameters, strict=True)
-        )
-
     def _wait(self) -> None:
         """Count what a device still works on to the quantity that asked for it."""
-        if self._parameters and self._parameters[0].device.type == "cuda":
-            torch.cuda.synchronize(self._parameters[0].device)
+        device = self._kept.parameters[0].device if self._kept.parameters else None
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
 
     # -- nothing here may kill the run -----------------------------------------------------------------------------
 
@@ -362,14 +351,6 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-
-
-def _unscaled(gradient: Tensor | None, scale: Tensor | None) -> Tensor | None:
-    """A copy, because the loop may zero it before it is looked at; fused optimisers unscale by themselves."""
-    if gradient is None:
-        return None
-    kept = gradient.detach().clone()
-    return kept if scale is None else kept / scale.to(kept.device)
 
 
 def _rounding(names: Sequence[str], parameters: Sequence[nn.Parameter]) -> dict[str, float]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from torchstone.watching.quantities.base import Quantity
 from torchstone.watching.record import Series
-from torchstone.watching.state import Measured, State, norms
+from torchstone.watching.state import NO_GRADIENT, Measured, State, norms
 
 
 class Loss(Quantity):
@@ -34,7 +35,7 @@ class Loss(Quantity):
 class Gradient(Quantity):
     """Norms of the gradient and of the update, in total and by parameter.
 
-    The relative update |w' - w| / |w| says how much of a layer a step changes: below the rounding of its type nothing
+    The relative update |w' - w| / |w'| says how much of a layer a step changes: below the rounding of its type nothing
     happens, above 0.1 nothing stays.
     """
 
@@ -44,21 +45,23 @@ class Gradient(Quantity):
             "Gradient norm", "loss / weight", "as the optimiser saw it, unscaled", log=True
         ),
         "update_norm": Series("Update norm", "weight", "change of all parameters by the step", log=True),
-        "update_ratio": Series("Relative update", "share of the weight", "|w' - w| / |w|", log=True),
+        "update_ratio": Series("Relative update", "share of the weight", "|w' - w| / |w'|", log=True),
         "weight_norm": Series("Weight norm", "weight", "all parameters"),
     }
     cost = 0.3
     of_step = True
 
+    def __init__(self) -> None:
+        self._scratch: list[Tensor] = []
+
     def measure(self, state: State) -> Measured:
         """One fused pass over gradients, parameters and updates."""
-        assert state.gradients is not None
+        assert state.gradient_norms is not None
         assert state.before is not None
-        used = [i for i, gradient in enumerate(state.gradients) if gradient is not None]
-        gradient_norms = norms([gradient for gradient in state.gradients if gradient is not None])
-        weights = norms(list(state.before))
-        after = [parameter.detach() for parameter in state.parameters]
-        updates = norms(torch._foreach_sub(after, list(state.before)))  # pyright: ignore[reportPrivateImportUsage]
+        used = [i for i, norm in enumerate(state.gradient_norms) if norm != NO_GRADIENT]
+        gradient_norms = [state.gradient_norms[i] for i in used]
+        weights = state.weight_norms
+        updates = norms(self._changes(state.before, state.parameters))
         ratios = [u / w if w > 0 else math.nan for u, w in zip(updates, weights, strict=True)]
         whole = lambda parts: math.sqrt(math.fsum(part * part for part in parts))
         values = {
@@ -73,3 +76,14 @@ class Gradient(Quantity):
             "weight_norm": dict(zip(state.names, weights, strict=True)),
         }
         return Measured(values, layers)
+
+    def _changes(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
+        """W' - w in memory that is kept, because making it anew at every step costs as much as the subtraction."""
+        now = [parameter.detach() for parameter in after]
+        if [(part.shape, part.dtype, part.device) for part in self._scratch] != [
+            (part.shape, part.dtype, part.device) for part in now
+        ]:
+            self._scratch = [torch.empty_like(part) for part in now]
+        torch._foreach_copy_(self._scratch, now)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_sub_(self._scratch, list(before))  # pyright: ignore[reportPrivateImportUsage]
+        return self._scratch

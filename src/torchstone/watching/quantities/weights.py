@@ -78,13 +78,14 @@ class Balance(Quantity):
         self._start: list[float] | None = None
 
     @torch.no_grad()
-    def measure(self, state: State) -> Measured:  # noqa: ARG002 - read off the modules
+    def measure(self, state: State) -> Measured:
         """Squared norms only."""
         if not self._pairs:
             return Measured()
+        weights = dict(zip(state.parameters, state.weight_norms, strict=True))
         now, scale = [], []
         for _, first, second in self._pairs:
-            a, b = _square(first, bias=True), _square(second, bias=False)
+            a, b = _square(first, weights, bias=True), _square(second, weights, bias=False)
             now.append(a - b)
             scale.append(a + b)
         if self._start is None:
@@ -114,9 +115,8 @@ def homogeneous_pairs(model: nn.Module) -> list[tuple[str, nn.Module, nn.Module]
     return pairs
 
 
-def _square(layer: nn.Module, bias: bool) -> float:
-    total = 0.0
-    for name, parameter in layer.named_parameters(recurse=False):
-        if bias or name != "bias":
-            total += float(parameter.detach().double().square().sum())
-    return total
+def _square(layer: nn.Module, norms: Mapping[nn.Parameter, float], bias: bool) -> float:
+    parameters = layer.named_parameters(recurse=False)
+    return math.fsum(
+        norms.get(parameter, 0.0) ** 2 for name, parameter in parameters if bias or name != "bias"
+    )
