@@ -1,0 +1,90 @@
+"""Deep dense networks with and without batch normalisation, and their gradients as one vector."""
+
+from __future__ import annotations
+
+import itertools
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+
+class Kind(StrEnum):
+    """What follows each hidden linear layer, before ReLU."""
+
+    PLAIN = "plain"
+    BATCH = "batch normalisation"
+    NOISY = "noisy batch normalisation"
+
+
+class Noisy(nn.Module):
+    """Batch normalisation whose output's mean and deviation are shaken anew at every step, in training mode.
+
+    z -> s z + m with s = 1 + spread u and m = spread v, where u and v are uniform in (-1, 1), one a unit and step: whatever
+    stability of moments normalisation gave is taken away again (after Santurkar et al. 2018, section 2.2).
+    """
+
+    def __init__(self, features: int, spread: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(features)
+        self.spread, self.generator = spread, generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised and shaken; only normalised in eval mode."""
+        x = self.norm(x)
+        if not self.training:
+            return x
+        s, m = 2 * torch.rand(2, x.shape[1], generator=self.generator, dtype=torch.float64).to(x) - 1
+        return (1 + self.spread * s) * x + self.spread * m
+
+
+def dense(
+    kind: Kind,
+    depth: int,
+    width: int,
+    generator: torch.Generator,
+    *,
+    inputs: int = 64,
+    spread: float = 0.5,
+    gain: float = 2.0,
+) -> nn.Sequential:
+    """`depth` linear layers with ReLU between them and ten outputs; weights of variance gain / fan_in, biases 0."""
+    layers: list[nn.Module] = []
+    sizes = [inputs, *[width] * (depth - 1), 10]
+    noise = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    for position, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        layer = nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn(fan_out, fan_in, generator=generator) * (gain / fan_in) ** 0.5)
+            layer.bias.zero_()
+        layers.append(layer)
+        if position < depth - 1:
+            layers += [*_normalisation(kind, width, spread, noise), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _normalisation(kind: Kind, width: int, spread: float, noise: torch.Generator) -> list[nn.Module]:
+    match kind:
+        case Kind.PLAIN:
+            return []
+        case Kind.BATCH:
+            return [nn.BatchNorm1d(width)]
+        case Kind.NOISY:
+            return [Noisy(width, spread, noise)]
+
+
+def slope(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
+    """Mean cross-entropy of a batch and its gradient as one vector."""
+    loss = cross_entropy(model(x), y)
+    parts = torch.autograd.grad(loss, tuple(model.parameters()))
+    return float(loss.detach()), torch.cat([part.flatten() for part in parts])
+
+
+@torch.no_grad()
+def move(model: nn.Module, step: Tensor) -> None:
+    """Add one vector to the parameters, in place."""
+    for parameter, part in zip(
+        model.parameters(), step.split([p.numel() for p in model.parameters()]), strict=True
+    ):
+        parameter.add_(part.view_as(parameter))
