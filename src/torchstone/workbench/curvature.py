@@ -7,14 +7,22 @@ from dataclasses import replace
 
 import torch
 
-from torchstone.linalg import Eigenpairs
-from torchstone.linalg.eigen import ExtremeEigenpairs, extreme_eigenpairs
+from torchstone.linalg import (
+    Eigenpairs,
+    ExtremeEigenpairs,
+    LanczosQuadrature,
+    extreme_eigenpairs,
+    lanczos_quadrature,
+)
 from torchstone.operators.hessian import Hessian
 from torchstone.specimen import Specimen
 
 PAIRS = 16
 TOLERANCE = 1e-3
 PRODUCTS = 200
+PROBES = 3
+STEPS = 20
+EXACT_UP_TO = 256  # weights for which all eigenvalues are computed instead of estimated
 _VECTORS = 32  # that a search needs besides five a pair
 
 
@@ -57,6 +65,26 @@ def first(pairs: ExtremeEigenpairs, k: int, tolerance: float) -> Eigenpairs:
         converged=converged,
         others=top.others if k >= len(top.values) else math.nan,
     )
+
+
+def density_of_spectrum(
+    specimen: Specimen,
+    split: str,
+    ends: ExtremeEigenpairs,
+    probes: int,
+    steps: int,
+    memory_bytes: int,
+    generator: torch.Generator,
+) -> LanczosQuadrature:
+    """All eigenvalues of a small Hessian; of a larger one Gauss rules, with the converged largest pairs as exact atoms."""
+    hessian = Hessian(specimen, split, memory_bytes=memory_bytes // 2)
+    n = hessian.shape[0]
+    if n <= EXACT_UP_TO:
+        return lanczos_quadrature(hessian, probes=n, steps=steps, generator=generator)
+    scale = float(torch.cat([ends.largest.values, ends.smallest.values]).abs().max())
+    good = int((ends.largest.residuals <= TOLERANCE * scale).long().cumprod(0).sum())
+    known = first(ends, good, TOLERANCE) if good else None
+    return lanczos_quadrature(hessian, probes=probes, steps=steps, generator=generator, known=known)
 
 
 def layers(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

@@ -10,14 +10,22 @@ import torch
 from torch import Tensor
 
 from torchstone.errors import NotApplicableError, RaggedError
-from torchstone.linalg import Eigenpairs, top_eigenpairs
-from torchstone.linalg.eigen import ExtremeEigenpairs
+from torchstone.linalg import Eigenpairs, ExtremeEigenpairs, LanczosQuadrature, top_eigenpairs
 from torchstone.operators.hessian import Hessian
 from torchstone.operators.trace import TraceResult, hessian_trace
 from torchstone.plan import Plan
 from torchstone.reading import CostClass, Need
 from torchstone.specimen import Specimen, keeping_random_states
-from torchstone.workbench.curvature import PAIRS, PRODUCTS, TOLERANCE, ends_of_spectrum, first
+from torchstone.workbench.curvature import (
+    PAIRS,
+    PROBES,
+    PRODUCTS,
+    STEPS,
+    TOLERANCE,
+    density_of_spectrum,
+    ends_of_spectrum,
+    first,
+)
 from torchstone.workbench.features import layer_features
 from torchstone.workbench.memory import Memory
 
@@ -266,6 +274,30 @@ class Workbench:
             )
 
         return self.memo(("extreme_eigenpairs", largest, tolerance, max_products, split), make)
+
+    def spectral_density(
+        self, probes: int = PROBES, steps: int = STEPS, split: str = "train"
+    ) -> LanczosQuadrature:
+        """The spectrum of the Hessian of the mean loss as a measure, by stochastic Lanczos quadrature.
+
+        All eigenvalues where there are no more than 256 weights; else the largest ones are exact atoms.
+
+        Cost: probes * steps Hessian products, after the search of `extreme_eigenpairs`.
+
+        Args:
+            probes: Random vectors.
+            steps: Lanczos steps for each.
+            split: Part of the data.
+        """
+
+        def make() -> LanczosQuadrature:
+            ends = self.extreme_eigenpairs(split=split)
+            generator = self.generator("spectral_density")
+            return density_of_spectrum(
+                self.specimen, split, ends, probes, steps, self.plan.memory_bytes, generator
+            )
+
+        return self.memo(("spectral_density", probes, steps, split), make)
 
     def hessian_trace(self, tolerance: float = 0.02, probes: int = 100) -> TraceResult:
         """Trace of the Hessian of the mean training loss, see `torchstone.operators.hessian_trace`.

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 from torchstone.details import Axis, Curve, Line, Marker, Scalar, Scalars, Table, numbers, thin
 from torchstone.instruments.settings import require_between, require_count
-from torchstone.linalg import top_eigenpairs
-from torchstone.linalg.eigen import ExtremeEigenpairs
+from torchstone.linalg import ExtremeEigenpairs, LanczosQuadrature, top_eigenpairs
 from torchstone.operators.hessian import Hessian
 from torchstone.operators.parameter_space import ParameterSpace
 from torchstone.operators.trace import TraceResult
 from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Remedy, Uncertainty, Verdict
 from torchstone.workbench import Workbench
 from torchstone.workbench.curvature import PRODUCTS, TOLERANCE, layers, rounding_floor
+from torchstone.workbench.spectral_shares import count_where
 
 SOURCE = "Nesterov 2018, theorem 2.1.15; Polyak 1964; LeCun, Bottou, Orr & Muller 1998, sections 4.6 and 5"
 
@@ -30,7 +30,7 @@ class ConditionNumber:
     negative directions: where it is not, it is given too. One learning rate for all layers is held down by the sharpest:
     the others could take steps longer by the quotient of the blocks' lambda_max.
 
-    Cost: the shared search of eigenpairs, the shared trace, and up to 12 cheap products with the block of each of up to
+    Cost: the shared search of eigenpairs, density and trace, and up to 12 cheap products with the block of each of up to
     8 layers. Bias: eigenvalues err downwards by at most their residuals, those of blocks by about 5%.
     Source: Nesterov 2018, theorem 2.1.15 (rates); Polyak 1964 (momentum); LeCun et al. 1998, section 4.6 (a rate a layer).
     """
@@ -67,6 +67,7 @@ class ConditionNumber:
         blocks = bench.memo(
             ("blocks", self.blocks), lambda: block_curvatures(bench, ends, bench.hessian_trace(), self.blocks)
         )
+        spectrum = bench.spectral_density()
         verdict = judge(blocks, self.imbalance)
         return Reading.of(
             self.META,
@@ -80,7 +81,7 @@ class ConditionNumber:
                 "descent on a quadratic with this spectrum. " + found.classical
             ),
             remedies=_remedies(verdict, blocks),
-            details=(*_curves(blocks), _scalars(found), _table(blocks)),
+            details=(*_curves(blocks), _scalars(found, spectrum), _table(blocks)),
             notes=_notes(found, ends, blocks, bench, self.products),
         )
 
@@ -286,15 +287,38 @@ def _curves(blocks: tuple[Block, ...]) -> tuple[Curve, ...]:
     return (curve,)
 
 
-def _scalars(found: Conditioning) -> Scalars:
+def resolvable_condition(spectrum: LanczosQuadrature, found: Conditioning) -> float:
+    """lambda_max over the smallest eigenvalue above rounding, at least; NaN where that is unknown.
+
+    Between two neighbouring nodes of a Gauss rule lies an eigenvalue (Golub & Meurant 2010, section 3.3), so the second
+    node above rounding is above the smallest such eigenvalue.
+    """
+    if found.largest <= found.floor:
+        return math.nan
+    smallest = math.inf
+    for nodes in spectrum.nodes:
+        above = nodes[nodes > found.floor].unique()
+        place = 0 if spectrum.exact else 1
+        if len(above) > place:
+            smallest = min(smallest, float(above[place]))
+    return found.largest / smallest if math.isfinite(smallest) else math.nan
+
+
+def _scalars(found: Conditioning, spectrum: LanczosQuadrature) -> Scalars:
     kappa, bar = found.effective, _uncertainty(found)
     ends = (bar.low, bar.high) if bar is not None else (None, None)
     root = math.sqrt(kappa) if kappa >= 1 else math.nan
+    many = count_where(spectrum, lambda x: x > 0.01 * found.largest)
     return Scalars(
         "Condition and predicted rates",
         (
             Scalar("largest over mean eigenvalue", kappa, "", *ends),
             Scalar("largest over smallest eigenvalue", found.condition),
+            Scalar(
+                "largest over smallest eigenvalue above rounding, at least",
+                resolvable_condition(spectrum, found),
+            ),
+            Scalar("eigenvalues above 1% of the largest", many.value, "", many.low, many.high),
             Scalar("largest eigenvalue", found.largest, "", found.largest, found.largest + found.residual),
             Scalar("mean eigenvalue", found.trace / found.n),
             Scalar("smallest eigenvalue", found.smallest),

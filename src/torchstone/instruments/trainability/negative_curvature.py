@@ -11,12 +11,13 @@ from torch import Tensor
 
 from torchstone.details import Axis, Curve, Line, Marker, Scalar, Scalars, numbers
 from torchstone.instruments.settings import require_between, require_count
-from torchstone.linalg.eigen import ExtremeEigenpairs
+from torchstone.linalg import ExtremeEigenpairs
 from torchstone.operators.finite_differences import shifted
 from torchstone.operators.parameter_space import ParameterSpace
 from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Remedy, Uncertainty, Verdict
 from torchstone.workbench import Workbench
 from torchstone.workbench.curvature import PRODUCTS, TOLERANCE, rounding_floor
+from torchstone.workbench.spectral_shares import Shares, shares_by_sign
 
 SOURCE = "Dauphin et al. 2014, sections 2 and 3; Jin et al. 2017, definition 3; Nesterov & Polyak 2006"
 _HALVINGS = 12  # distances to try along the most negative direction: the weights' norm times 1/2 ... 1/4096
@@ -39,7 +40,7 @@ class NegativeCurvature:
     products; the residual says how near an eigenvalue is to it. Whether the point is critical is judged by what the
     gradient still gives: the loss is evaluated along it and along the eigenvector, on all training examples.
 
-    Cost: the shared search of eigenpairs, and 30 forward passes. Bias: the eigenvalue errs upwards by at most its
+    Cost: the shared search of eigenpairs and density, and 30 forward passes. Bias: the eigenvalue errs upwards by at most its
     residual unless the search overlooked its direction.
     Source: Dauphin et al. 2014; strict saddles and how noise escapes them: Jin et al. 2017.
     """
@@ -56,6 +57,8 @@ class NegativeCurvature:
     )
     worth: float = 0.01
     """Share of the loss that a step must gain to be worth taking: along the gradient, or along the eigenvector."""
+    resolution: float = 1e-3
+    """Eigenvalues up to this share of the largest count as zero in the share of negative ones."""
     tolerance: float = TOLERANCE
     """Residual to reach, relative to the largest eigenvalue."""
     products: int = PRODUCTS
@@ -63,6 +66,7 @@ class NegativeCurvature:
 
     def __post_init__(self) -> None:
         require_between(self, "worth", 1e-6, 1.0)
+        require_between(self, "resolution", 1e-9, 0.5)
         require_between(self, "tolerance", 1e-8, 0.5)
         require_count(self, "products", 50)
 
@@ -90,7 +94,10 @@ class NegativeCurvature:
                 "no minimum at all, only an infimum far away."
             ),
             remedies=_remedies(verdict),
-            details=(_curve(found), _scalars(found)),
+            details=(
+                _curve(found),
+                _scalars(found, shares_by_sign(bench.spectral_density(), self.resolution)),
+            ),
             notes=_notes(ends, found, self.products),
         )
 
@@ -240,7 +247,7 @@ def _curve(found: Walk) -> Curve:
     )
 
 
-def _scalars(found: Walk) -> Scalars:
+def _scalars(found: Walk, shares: Shares) -> Scalars:
     bound = found.others if math.isfinite(found.others) else None
     return Scalars(
         "Curvature and what steps gain",
@@ -254,11 +261,16 @@ def _scalars(found: Walk) -> Scalars:
             ),
             Scalar("largest eigenvalue", found.largest),
             *(() if bound is None else (Scalar("no further eigenvalue below (99%)", bound),)),
+            shares.negative,
+            shares.zero,
+            shares.positive,
             Scalar("rounding error of the products", found.floor),
             Scalar("norm of the gradient", found.gradient, "loss / weight"),
             Scalar("share of the loss gained along the eigenvector", found.gained),
             Scalar("share of the loss gained along the gradient", found.gained_by_gradient),
         ),
+        caption=f"The share of negative eigenvalues is the index of a saddle. Zero: up to {shares.resolution:.1%} of the "
+        "largest eigenvalue in size.",
     )
 
 
