@@ -107,9 +107,9 @@ def test_stretches_multiply_to_the_whole_and_the_table_says_how() -> None:
     reading = spectrum(network(3, "orthogonal", nn.Tanh), dense=8)
     (table,) = [detail for detail in reading.details if isinstance(detail, Table)]
     names = [row[0] for row in table.rows]
-    assert names[:2] == ["input to outputs", "2 to 6"]
-    assert {"input to 2", "2 to 4", "4 to 6", "6 to outputs"} <= set(names)
-    assert "Golub-Kahan" in {row[-1] for row in table.rows}
+    assert names[:2] == ["input to outputs", "layer 2 to layer 6"]
+    assert {"input to layer 2", "layer 2 to layer 4", "layer 6 to outputs"} <= set(names)
+    assert "Golub-Kahan, ends from inside" in {row[-1] for row in table.rows}
     assert any("lower bound" in note for note in reading.notes)
 
 

@@ -51,7 +51,7 @@ class JacobianSpectrum:
         asks="How evenly do signals pass the network?",
         cost=CostClass.SECONDS,
         needs=(Need.TRAIN, Need.INDEPENDENT_EXAMPLES),
-        unit="variance of the squared singular values over their squared mean",
+        unit="relative variance of squared singular values",
         source="Saxe, McClelland & Ganguli 2014; Pennington, Schoenholz & Ganguli 2017, section 2",
     )
     examples: int = 4
@@ -188,7 +188,9 @@ def judge(before: Examples | None, now: Examples) -> Verdict:
 
 
 def _name(passage: str) -> str:
-    return "input" if passage == "model" else passage
+    if passage == "model":
+        return "input"
+    return f"layer {passage}" if passage[0].isdigit() else passage
 
 
 def _words(route: Route) -> str:
@@ -294,7 +296,7 @@ def _line(name: str, found: Examples) -> Line | None:
 def _row(name: str, found: Examples) -> tuple[str | float | None, ...]:
     shape = "x".join(map(str, found.spectra[0].shape))
     condition = found.middle("condition")
-    how = "exact" if found.exact else "Golub-Kahan"
+    how = "exact" if found.exact else "Golub-Kahan, ends from inside"
     return (
         name,
         shape,
