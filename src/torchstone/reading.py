@@ -130,11 +130,19 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class Remedy:
-    """What to change, which building block does it (an import path, or empty) and which claim of the atlas backs it."""
+    """What to change.
+
+    Args:
+        action: In words.
+        block: Import path of the building block that does it, or empty.
+        claim: Claim of the atlas that backs it, or empty.
+        trial: How `torchstone examine --try` applies it, or empty.
+    """
 
     action: str
     block: str = ""
     claim: str = ""
+    trial: str = ""
 
 
 @dataclass(frozen=True)

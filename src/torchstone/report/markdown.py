@@ -72,7 +72,8 @@ def _to_change(examination: Examination) -> list[str]:
 def _remedy(remedy: Remedy) -> str:
     block = f" ({code(remedy.block)})" if remedy.block else ""
     claim = f" Evidence: {code(remedy.claim)} in the atlas." if remedy.claim else ""
-    return f"{text(remedy.action.rstrip(' .'))}{block}.{claim}"
+    trial = f" Try it: {code(f'--try {remedy.trial}')}." if remedy.trial else ""
+    return f"{text(remedy.action.rstrip(' .'))}{block}.{claim}{trial}"
 
 
 def _findings(examination: Examination) -> list[str]:

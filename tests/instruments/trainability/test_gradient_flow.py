@@ -371,7 +371,8 @@ def test_the_style_of_the_activation_does_not_matter() -> None:
 
 def test_remedies_fit_where_the_gradient_is_lost() -> None:
     blocks = lambda reading: [remedy.block for remedy in reading.remedies]
-    assert "torch.nn.init.kaiming_normal_" in blocks(flow(plain(0.1)))
+    assert "torchstone.init.apply" in blocks(flow(plain(0.1)))
+    assert flow(plain(0.1)).remedies[0].trial == "init=orthogonal"
     assert "torch.nn.utils.clip_grad_norm_" in blocks(flow(plain(10.0)))
     assert blocks(flow(plain())) == []
 

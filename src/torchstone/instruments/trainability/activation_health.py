@@ -313,15 +313,18 @@ def _remedies(verdict: Verdict, dead: float, saturated: float, drift: float) -> 
     if saturated > 0.25:
         remedies.append(
             Remedy(
-                "Start with smaller weights (Xavier) or normalise the layer's inputs.", "torch.nn.LayerNorm"
+                "Start with smaller weights (Xavier) or normalise the layer's inputs.",
+                "torch.nn.LayerNorm",
+                trial="norm=layer",
             )
         )
     if abs(drift) > DRIFT_LIMIT / 2:
         remedies.append(
             Remedy(
                 "Scale the initial weights so that each layer keeps the variance.",
-                "torch.nn.init.kaiming_normal_",
+                "torchstone.init.apply",
                 "vanishing_gradients",
+                "init=kaiming",
             )
         )
     return tuple(remedies)

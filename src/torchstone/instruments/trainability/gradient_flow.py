@@ -286,14 +286,20 @@ def _remedies(verdict: Verdict, change: float, over_time: bool) -> tuple[Remedy,
         )
         return (clip, keep) if change > 0 else (gate, keep)
     initialise = Remedy(
-        "Initialise the weights so that the variance is kept: He for ReLU, orthogonal with gain for tanh.",
-        "torch.nn.init.kaiming_normal_",
+        "Initialise the weights so that lengths are kept: orthogonal, with the gain that the activation asks for.",
+        "torchstone.init.apply",
         "vanishing_gradients",
+        "init=orthogonal",
     )
-    skip = Remedy("Add residual connections around pairs of layers: their Jacobian is I + J.")
+    skip = Remedy(
+        "Add residual connections around pairs of layers: their Jacobian is I + J.",
+        "torchstone.layers.residual.Residual",
+        "residual_networks_train",
+        "skip=residual",
+    )
     if change > 0:
         return (initialise, clip, skip)
-    return (initialise, skip, Remedy("Add normalisation layers.", "torch.nn.LayerNorm"))
+    return (initialise, skip, Remedy("Add normalisation layers.", "torch.nn.LayerNorm", trial="norm=layer"))
 
 
 INSTRUMENT = GradientFlow
