@@ -19,10 +19,13 @@ from torchstone.examining import examine
 from torchstone.linalg import top_eigenpairs
 from torchstone.objectives import Classification
 from torchstone.operators import (
+    BlockDiagonal,
     Fisher,
     GaussNewton,
     GradientCovariance,
     Hessian,
+    InputJacobian,
+    ParameterJacobian,
     dual_eigenpairs,
     gradient_gram,
     gradient_norms,
@@ -54,6 +57,7 @@ def measured(sizes: tuple[int, ...], processes: Any) -> dict[str, Any]:
     hessian, gauss_newton = Hessian(specimen), GaussNewton(specimen)
     generator = lambda: torch.Generator().manual_seed(1)
     x = torch.randn(hessian.shape[0], 2, generator=generator(), dtype=torch.float64)
+    parameters, inputs = ParameterJacobian(specimen), InputJacobian(specimen)
     trace = hessian_trace(specimen, generator=generator())
     return {
         "risk": specimen.risk(),
@@ -71,6 +75,11 @@ def measured(sizes: tuple[int, ...], processes: Any) -> dict[str, Any]:
         "empirical fisher": Fisher(specimen, "empirical").matmat(x),
         "sampled fisher": Fisher(specimen, "sampled", generator=generator()).matmat(x),
         "covariance": GradientCovariance(specimen).matmat(x),
+        "blocks": BlockDiagonal(hessian).matmat(x),
+        "jacobian": parameters.matmat(x),
+        "jacobian transposed": parameters.T.matmat(parameters.matmat(x)),
+        "input jacobian": inputs.matmat(inputs.T.matmat(parameters.matmat(x))),
+        "some inputs": InputJacobian(specimen, rows=torch.tensor([0, 3])).to_dense(),
         "norms": gradient_norms(specimen).squared,
         "gram": gradient_gram(specimen).matrix,
         "gram in blocks": gradient_gram(specimen, memory_bytes=1).matrix,
