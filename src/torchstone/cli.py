@@ -136,16 +136,20 @@ def examine(
 
 @app.command()
 def report(
-    file: Annotated[Path, typer.Argument(help="An examination.json.")],
+    file: Annotated[Path, typer.Argument(help="An examination.json, or the folder of a watched run.")],
     form: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.HTML,
     output: Annotated[
         Path | None, typer.Option(help="Where to; HTML goes beside FILE, the others to standard output.")
     ] = None,
 ) -> None:
-    """Write the report of a saved examination again, as HTML, Markdown or text."""
+    """Write the report of a saved examination, or of a watched run, as HTML, Markdown or text."""
     from torchstone.examination import Examination
+    from torchstone.watching import command
     from torchstone.writing import write_atomically
 
+    if command.is_run(file):
+        typer.echo(command.write_report(file, form.value, output))
+        return
     examination = Examination.load(file)
     makers = {
         Format.HTML: examination.to_html,
@@ -159,6 +163,27 @@ def report(
     else:
         write_atomically(place, text)
         typer.echo(f"Wrote {place}")
+
+
+@app.command(epilog="[bold]Example[/bold]: torchstone watch runs/one --serve")
+def watch(
+    run: Annotated[Path, typer.Argument(help="The folder given to torchstone.watch().")],
+    follow: Annotated[bool, typer.Option("--follow", help="Go on as the run does.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve a live page to this machine.")] = False,
+    host: Annotated[str, typer.Option(help="A loopback address for the page.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port of the page; 0 takes any that is free.", min=0, max=65535)
+    ] = 0,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Show a run that torchstone.watch() watches: its numbers and what goes wrong, here or on a live page."""
+    from torchstone.watching import command
+
+    command.check_place(run, waits=follow or serve)
+    if serve:
+        command.serve(run, host, port, opened=typer.launch if open_page else None)
+    else:
+        command.show(run, follow=follow)
 
 
 @app.command()

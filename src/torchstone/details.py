@@ -239,7 +239,10 @@ def _cell(value: Any, title: str) -> Cell:
 
 @dataclass(frozen=True)
 class Surface:
-    """A function on a grid: `z[i][j]` belongs to `y[i]` and `x[j]`. `paths` are drawn over it, from a dot to a star."""
+    """A function on a grid: `z[i][j]` belongs to `y[i]` and `x[j]`. `paths` are drawn over it, from a dot to a star.
+
+    `rows` names the rows where they are categories, such as layers: they are drawn from the top, as cells.
+    """
 
     title: str
     x_axis: Axis
@@ -250,6 +253,7 @@ class Surface:
     z: tuple[tuple[float, ...], ...]
     caption: str = ""
     paths: tuple[Line, ...] = ()
+    rows: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", numbers(self.x))
@@ -260,6 +264,12 @@ class Surface:
                 f"Surface {self.title!r} needs z of {len(self.y)} rows of {len(self.x)} values",
                 f"{len(self.z)} rows of {sorted({len(row) for row in self.z})}",
                 "Transpose or fill z.",
+            )
+        if self.rows and len(self.rows) != len(self.y):
+            raise SettingError(
+                f"Surface {self.title!r} has {len(self.y)} rows",
+                f"{len(self.rows)} names",
+                "Pass one name a row.",
             )
         _check_count(f"Surface {self.title!r}", len(self.x) * len(self.y), MAX_CELLS)
 

@@ -32,8 +32,13 @@ def write_atomically(path: Path, text: str) -> None:
                 temporary.unlink()
 
 
-def append_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: str, *, wait: bool = True) -> None:
     """Append one line and wait until it is on disk; on failure the file keeps only whole lines.
+
+    Args:
+        path: The file.
+        line: The line, without its end.
+        wait: Without waiting, the line outlives the process but not the machine.
 
     Raises:
         OutputError: The folder is not writable, or the disk is full.
@@ -43,7 +48,8 @@ def append_line(path: Path, line: str) -> None:
         with path.open("ab") as file:
             file.write(line.encode("utf-8") + b"\n")
             file.flush()
-            os.fsync(file.fileno())
+            if wait:
+                os.fsync(file.fileno())
     except OSError as error:
         with suppress(OSError):
             os.truncate(path, size)

@@ -264,12 +264,28 @@ def test_a_full_disk_keeps_what_is_whole(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(writing.os, "fsync", full)
     with pytest.warns(TrainingWarning, match="JsonLines takes no more records: .*No space left on device"):
-        losses = run(folder=tmp_path, steps=6)
+        losses = run(JsonLines(tmp_path, safe_seconds=0.0), steps=6)
     assert len(losses) == 6
     log = WatchLog.load(tmp_path)
     assert log.series("loss")[1] == pytest.approx(losses[:2])
     assert log.summary is None
     assert log.damaged == 0
+
+
+def test_records_do_not_wait_for_the_disk_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchstone import writing
+
+    waited = []
+    monkeypatch.setattr(writing.os, "fsync", waited.append)
+    logger = JsonLines(tmp_path, safe_seconds=3600.0)
+    logger.start(HEADER)
+    for _ in range(50):
+        logger.record(RECORD)
+    assert len(waited) == 1
+    assert len(WatchLog.load(tmp_path).records) == 50  # on their way to the disk, and readable at once
+    logger.alert(ALERT)
+    logger.finish(SUMMARY)
+    assert len(waited) == 3
 
 
 def test_a_summary_with_things_that_json_lacks_is_written(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def _spectrum(detail: Spectrum) -> str:
 
 def _surface(detail: Surface) -> str:
     places = [
-        (z, detail.x[j], detail.y[i])
+        (z, detail.x[j], detail.rows[i] if detail.rows else plain(detail.y[i]))
         for i, row in enumerate(detail.z)
         for j, z in enumerate(row)
         if math.isfinite(z)
@@ -153,7 +153,7 @@ def _surface(detail: Surface) -> str:
     if not places:
         return f"{start} No finite value."
     low, high = min(places), max(places)
-    at = lambda p: f"{plain(p[0])} at ({plain(p[1])}, {plain(p[2])})"
+    at = lambda p: f"{plain(p[0])} at ({plain(p[1])}, {_name(p[2])})"
     missing = _missing(value for row in detail.z for value in row)
     over = [
         f" Path {_name(path.name)} from ({plain(path.x[0])}, {plain(path.y[0])}) to "

@@ -91,7 +91,8 @@ def _surface(detail: Surface) -> Table:
     down, across = thin(len(detail.y), _MOST_COLUMNS), thin(len(detail.x), _MOST_COLUMNS - 1)
     corner = f"{_of(detail.y_axis)} \\ {_of(detail.x_axis)}"
     columns = (corner, *(f"{detail.x[j]:.4g}" for j in across))
-    rows = [(detail.y[i], *(detail.z[i][j] for j in across)) for i in down]
+    names = detail.rows or detail.y
+    rows = [(names[i], *(detail.z[i][j] for j in across)) for i in down]
     return _table(columns, rows, len(detail.y), what="row of the grid", whats="rows of the grid")
 
 

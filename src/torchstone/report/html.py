@@ -32,7 +32,8 @@ MOST_BYTES = 6_000_000
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _OPENED = 3  # readings to change that start opened
-_PLOTTED = ("Curve", "Histogram", "Spectrum", "Surface", "Scatter")
+PLOTTED = ("Curve", "Histogram", "Spectrum", "Surface", "Scatter")
+"""Kinds of details that are drawn by scripts."""
 
 
 def to_html(examination: Examination) -> str:
@@ -58,18 +59,19 @@ def to_notebook(examination: Examination) -> str:
 
 
 def _page(examination: Examination, resolution: Resolution) -> str:
-    theme, script, bundle = _asset("theme.js"), _asset("page.js"), plotly_bundle()
+    theme, script, bundle = asset("theme.js"), asset("page.js"), plotly_bundle()
     readings = examination.readings.values()
     changes = examination.to_change()
-    plots = any(type(d).__name__ in _PLOTTED for r in readings for d in r.details)
+    plots = any(type(d).__name__ in PLOTTED for r in readings for d in r.details)
     budget_reading = examination.readings.get("error_budget")
     return (
-        _environment()
+        templates()
         .get_template("page.html.j2")
         .render(
             exam=examination,
-            policy=_policy(theme, script, bundle.source),
-            style=Markup(_asset("style.css")),
+            made_by=examination.environment.torchstone,
+            policy=policy(theme, script, bundle.source),
+            style=Markup(asset("style.css")),
             theme_script=Markup(theme),
             page_script=Markup(script),
             bundle=Markup(bundle.packed),
@@ -88,7 +90,7 @@ def _page(examination: Examination, resolution: Resolution) -> str:
     )
 
 
-def _policy(theme: str, script: str, plotly: str) -> str:
+def policy(theme: str, script: str, plotly: str) -> str:
     """Nothing may be loaded from anywhere; only these three scripts may run."""
     scripts = f"{hash_source(theme)} {hash_source(script)} {plotly}"
     return (
@@ -98,7 +100,8 @@ def _policy(theme: str, script: str, plotly: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def templates() -> Environment:
+    """The pages' templates, with all that they call."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -125,7 +128,8 @@ def _finalize(value: Any) -> Any:
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a style sheet or script."""
     return (_TEMPLATES / name).read_text(encoding="utf-8").strip()
 
 

@@ -7,7 +7,16 @@ from typing import Any
 
 from torchstone.details import Line, Surface, thin
 from torchstone.report.escaping import for_plot
-from torchstone.report.figures.frame import Figure, axis, axis_title, can_be_log, frame, short, shorts
+from torchstone.report.figures.frame import (
+    Figure,
+    axis,
+    axis_title,
+    can_be_log,
+    frame,
+    named_ticks,
+    short,
+    shorts,
+)
 from torchstone.report.palette import SEQUENTIAL
 from torchstone.report.resolution import Resolution
 
@@ -19,14 +28,14 @@ def surface(detail: Surface, resolution: Resolution) -> Figure:
     rows, columns = thin(len(detail.y), resolution.grid), thin(len(detail.x), resolution.grid)
     z_log = can_be_log(detail.z_axis, *detail.z)
     x_log, y_log = can_be_log(detail.x_axis, detail.x), can_be_log(detail.y_axis, detail.y)
-    height = _logarithm if z_log else short
-    fine = min(len(rows), len(columns)) >= _CONTOURS_FROM
+    shown = _logarithm if z_log else short
+    fine = min(len(rows), len(columns)) >= _CONTOURS_FROM and not detail.rows
     label = axis_title(detail.z_axis)
     trace: dict[str, Any] = {
         "type": "contour" if fine else "heatmap",
         "x": shorts((detail.x[j] for j in columns), x_log),
         "y": shorts((detail.y[i] for i in rows), y_log),
-        "z": [[height(detail.z[i][j]) for j in columns] for i in rows],
+        "z": [[shown(detail.z[i][j]) for j in columns] for i in rows],
         "colorscale": [[k / (len(SEQUENTIAL) - 1), shade] for k, shade in enumerate(SEQUENTIAL)],
         "colorbar": {
             "title": {"text": f"log₁₀ {label}" if z_log else label, "side": "right"},
@@ -43,15 +52,20 @@ def surface(detail: Surface, resolution: Resolution) -> Figure:
             "contours": {"coloring": "heatmap"},
             "line": {"width": 0.6, "color": "rgba(255,255,255,0.55)"},
         }
-    else:
+    elif len(rows) * len(columns) <= _CONTOURS_FROM**2 or not detail.rows:
         trace |= {"xgap": 1, "ygap": 1, "texttemplate": "%{z:.3~g}"}
     paths = [trace for path in detail.paths for trace in _path(path, resolution, x_log, y_log)]
     x_axis, y_axis = axis(detail.x_axis, detail.x, log=x_log), axis(detail.y_axis, detail.y, log=y_log)
     if not fine:
         x_axis |= _cells([detail.x[j] for j in columns])
         y_axis |= _cells([detail.y[i] for i in rows])
-    layout = frame(x_axis, y_axis)
-    return {"data": [trace, *paths], "layout": layout | {"height": 380}}
+    if detail.rows:
+        names = [detail.rows[i] for i in rows]
+        y_axis |= named_ticks(names, [detail.y[i] for i in rows]) | {"autorange": "reversed"}
+        trace["text"] = [[for_plot(name, 40)] * len(columns) for name in names]
+        trace["hovertemplate"] = "%{text}, x %{x:.4g}: %{z:.4g}<extra></extra>"
+    height = max(180, min(640, 90 + 22 * len(rows))) if detail.rows else 380
+    return {"data": [trace, *paths], "layout": frame(x_axis, y_axis) | {"height": height}}
 
 
 def _path(path: Line, resolution: Resolution, x_log: bool, y_log: bool) -> list[dict[str, Any]]:
