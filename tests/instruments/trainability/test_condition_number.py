@@ -64,9 +64,11 @@ def test_a_known_spectrum() -> None:
     found = scalars(reading)
     assert reading.value == pytest.approx(5 * 4 / 8, rel=1e-9)
     assert found["largest over smallest eigenvalue"] == pytest.approx(8.0, rel=1e-9)
-    assert found["factor of the error a step, mean direction, gradient descent"] == pytest.approx(1 - 8 / 20)
+    assert found["error removed by a step of gradient descent, mean direction"] == pytest.approx(8 / 20)
     root = math.sqrt(2.5)
-    assert found["factor of the error a step, best momentum"] == pytest.approx((root - 1) / (root + 1))
+    assert found["error removed by a step with the best momentum"] == pytest.approx(
+        1 - (root - 1) / (root + 1)
+    )
     assert "is 8" in reading.explanation
     assert reading.verdict.level is Level.INFORMATIVE  # one layer
 
@@ -74,7 +76,7 @@ def test_a_known_spectrum() -> None:
 def test_the_predicted_factor_is_what_gradient_descent_does() -> None:
     """Along the eigenvector of mean curvature one step of 1/lambda_max shrinks the error by the predicted factor."""
     specimen = least_squares([4.0, 1.6, 1.6, 0.4, 0.4])  # mean 1.6
-    predicted = scalars(examine(specimen))["factor of the error a step, mean direction, gradient descent"]
+    predicted = 1 - scalars(examine(specimen))["error removed by a step of gradient descent, mean direction"]
     values, vectors = torch.linalg.eigh(dense_hessian(specimen))
     error = vectors[:, 2]
     assert float(values[2]) == pytest.approx(1.6)
@@ -121,9 +123,9 @@ def test_a_rescaled_layer_is_named_and_only_then() -> None:
     even, uneven = examine(dense(1.0)), examine(dense(30.0))
     assert even.verdict.level is Level.GOOD
     assert uneven.verdict.level is Level.ATTENTION
-    assert "4 is" in uneven.verdict.reason
-    assert "as sharp as 0" in uneven.verdict.reason
-    assert any("0 could take steps" in remedy.action for remedy in uneven.remedies)
+    assert "layer 4 is" in uneven.verdict.reason
+    assert "as sharp as layer 0" in uneven.verdict.reason
+    assert any("layer 0 could take steps" in remedy.action for remedy in uneven.remedies)
     assert not even.remedies
     assert examine(dense(30.0), imbalance=1e9).verdict.level is Level.GOOD
 

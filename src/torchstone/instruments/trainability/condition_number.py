@@ -19,6 +19,8 @@ from torchstone.workbench.spectral_shares import count_where
 
 SOURCE = "Nesterov 2018, theorem 2.1.15; Polyak 1964; LeCun, Bottou, Orr & Muller 1998, sections 4.6 and 5"
 
+UNIT = "loss / weight²"
+
 
 @dataclass(frozen=True)
 class ConditionNumber:
@@ -224,7 +226,7 @@ def judge(blocks: tuple[Block, ...], most: float) -> Verdict:
     if found is None:
         return Verdict(Level.INFORMATIVE, "fewer than two layers with curvature", threshold, source)
     quotient, sharpest, flattest = found
-    reason = f"{sharpest.name} is {quotient:.3g} times as sharp as {flattest.name}"
+    reason = f"layer {sharpest.name} is {quotient:.3g} times as sharp as layer {flattest.name}"
     if quotient > most:
         return Verdict(Level.ATTENTION, reason, threshold, source)
     return Verdict(Level.GOOD, reason, threshold, source)
@@ -251,7 +253,7 @@ def _headline(found: Conditioning, blocks: tuple[Block, ...]) -> str:
     if math.isnan(found.effective):
         first = "The mean eigenvalue of the Hessian is not positive, so there is no condition number to give"
     else:
-        first = f"The largest Hessian eigenvalue is {found.effective:,.3g} times the mean of {found.n:,}"
+        first = f"The largest Hessian eigenvalue is {_round(found.effective)} times the mean of {found.n:,}"
     between = imbalance_of(blocks)
     if between is None:
         return first + "."
@@ -259,6 +261,10 @@ def _headline(found: Conditioning, blocks: tuple[Block, ...]) -> str:
     return (
         f"{first}; {sharpest.name}, the sharpest layer, is {quotient:.3g} times as sharp as {flattest.name}."
     )
+
+
+def _round(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _curves(blocks: tuple[Block, ...]) -> tuple[Curve, ...]:
@@ -277,7 +283,7 @@ def _curves(blocks: tuple[Block, ...]) -> tuple[Curve, ...]:
     curve = Curve(
         "Curvature of each layer",
         Axis("layer, input to output"),
-        Axis("eigenvalue of its block", "loss / weight²", log=True),
+        Axis("eigenvalue of its block", UNIT, log=True),
         (line, *((mean,) if all(y > 0 for y in mean.y) else ())),
         (Marker("sharpest layer", max(line.y)),),
         ticks=tuple(block.name for block in shown),
@@ -308,6 +314,7 @@ def _scalars(found: Conditioning, spectrum: LanczosQuadrature) -> Scalars:
     kappa, bar = found.effective, _uncertainty(found)
     ends = (bar.low, bar.high) if bar is not None else (None, None)
     root = math.sqrt(kappa) if kappa >= 1 else math.nan
+    concentrated = found.trace / found.largest if found.largest > 0 else math.nan
     many = count_where(spectrum, lambda x: x > 0.01 * found.largest)
     return Scalars(
         "Condition and predicted rates",
@@ -319,18 +326,17 @@ def _scalars(found: Conditioning, spectrum: LanczosQuadrature) -> Scalars:
                 resolvable_condition(spectrum, found),
             ),
             Scalar("eigenvalues above 1% of the largest", many.value, "", many.low, many.high),
-            Scalar("largest eigenvalue", found.largest, "", found.largest, found.largest + found.residual),
-            Scalar("mean eigenvalue", found.trace / found.n),
-            Scalar("smallest eigenvalue", found.smallest),
-            Scalar("number of sharpest directions that would make the trace", found.trace / found.largest)
-            if found.largest > 0
-            else Scalar("trace", found.trace),
-            Scalar("factor of the error a step, mean direction, gradient descent", 1 - 1 / kappa),
-            Scalar("steps to shrink it by e, gradient descent", kappa),
-            Scalar("factor of the error a step, best momentum", (root - 1) / (root + 1)),
-            Scalar("steps to shrink it by e, best momentum", root / 2),
+            Scalar("largest eigenvalue", found.largest, UNIT, found.largest, found.largest + found.residual),
+            Scalar("mean eigenvalue", found.trace / found.n, UNIT),
+            Scalar("smallest eigenvalue", found.smallest, UNIT),
+            Scalar("directions as sharp as the sharpest that would make the trace", concentrated),
+            Scalar("error removed by a step of gradient descent, mean direction", 1 / kappa),
+            Scalar("steps to shrink it by e", kappa, "steps"),
+            Scalar("error removed by a step with the best momentum", 2 / (root + 1)),
+            Scalar("steps to shrink it by e, best momentum", root / 2, "steps"),
         ),
-        caption="Gradient descent at 1/largest eigenvalue; momentum and rate tuned to the two curvatures (Polyak 1964).",
+        caption="Gradient descent at 1/largest eigenvalue leaves 1 - 1/kappa of the error along a direction of mean curvature; "
+        "momentum and rate tuned to both curvatures leave (sqrt(kappa) - 1)/(sqrt(kappa) + 1) (Polyak 1964).",
     )
 
 
@@ -357,8 +363,8 @@ def _remedies(verdict: Verdict, blocks: tuple[Block, ...]) -> tuple[Remedy, ...]
     quotient, sharpest, flattest = between
     return (
         Remedy(
-            f"Give layers learning rates of their own (parameter groups): {flattest.name} could take steps up to "
-            f"{quotient:.2g} times as long as {sharpest.name}; an adaptive optimiser does so by itself.",
+            f"Give layers learning rates of their own (parameter groups): layer {flattest.name} could take steps up to "
+            f"{quotient:.2g} times as long as layer {sharpest.name}; an adaptive optimiser does so by itself.",
             "torch.optim.Adam",
         ),
         Remedy(

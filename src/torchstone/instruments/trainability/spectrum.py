@@ -18,6 +18,7 @@ from torchstone.workbench.curvature import PAIRS, PROBES, STEPS
 from torchstone.workbench.spectral_shares import Shares, shares_by_sign
 
 SOURCE = "Ghorbani, Krishnan & Xiao 2019; Sagun et al. 2018; Papyan 2019; Onatski 2010, section III"
+UNIT = "loss / weight²"
 _MOST_PAIRS = 40
 
 
@@ -170,14 +171,18 @@ def _density(quadrature: LanczosQuadrature, found: OutlierCount | None, pairs: E
     if found is not None and found.count:
         apart = pairs.values[: found.count]
         lines.append(Line("outliers (exact)", numbers(apart), numbers([single] * found.count)))
+    caption = (
+        "Single peaks are single eigenvalues. The curve is cut at a hundredth of one eigenvalue's height."
+    )
+    if bands:
+        caption += " Band: 95% over the random vectors, at each point."
     return Curve(
         "Density of the Hessian's eigenvalues",
-        Axis("eigenvalue", "loss / weight²"),
+        Axis("eigenvalue", UNIT),
         Axis("density", "share of the eigenvalues per unit", log=True),
         tuple(lines),
         (Marker("zero", 0.0, "x"),),
-        caption="Dots: outliers, one eigenvalue each. Band: 95% over the random vectors, at each point. The curve is cut "
-        "at a hundredth of one eigenvalue's height.",
+        caption=caption,
     )
 
 
@@ -192,7 +197,7 @@ def _largest(pairs: Eigenpairs, found: OutlierCount | None, classes: int | None)
             "Largest eigenvalues",
             numbers(pairs.values),
             numbers(pairs.residuals),
-            unit="loss / weight²",
+            unit=UNIT,
             markers=tuple(markers),
             caption="What lies above the edge of the bulk stands apart from it. Error bars are residuals.",
         ),
@@ -212,11 +217,11 @@ def _scalars(
         items += [
             Scalar("outliers", found.count),
             Scalar("widest gap behind them over what would count", found.margin),
-            Scalar("edge of the bulk", found.edge),
-            Scalar("width of the bulk (root mean square)", rest(squares.value), "", rest(low), rest(high)),
+            Scalar("edge of the bulk", found.edge, UNIT),
+            Scalar("width of the bulk (root mean square)", rest(squares.value), UNIT, rest(low), rest(high)),
         ]
     trace = quadrature.trace_of(lambda x: x)
-    items.append(Scalar("trace by quadrature", trace.value, "", *trace.interval()))
+    items.append(Scalar("trace by quadrature", trace.value, UNIT, *trace.interval()))
     return Scalars(
         "Parts of the spectrum",
         tuple(items),
