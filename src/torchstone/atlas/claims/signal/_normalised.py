@@ -21,22 +21,31 @@ class Kind(StrEnum):
 class Noisy(nn.Module):
     """Batch normalisation whose output's mean and deviation are shaken anew at every step, in training mode.
 
-    z -> s z + m with s = 1 + spread u and m = spread v, where u and v are uniform in (-1, 1), one a unit and step: whatever
-    stability of moments normalisation gave is taken away again (after Santurkar et al. 2018, section 2.2).
+    z -> s z + m with s = 1 + spread u and m = spread v, where u and v are uniform in (-1, 1), one a unit and `step`: whatever
+    stability of moments normalisation gave is taken away again (after Santurkar et al. 2018, section 2.2). Between two calls
+    of `next_step` the noise is the same, so that gradients of one step can be compared.
     """
 
-    def __init__(self, features: int, spread: float, generator: torch.Generator) -> None:
+    def __init__(self, features: int, spread: float, seed: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(features)
-        self.spread, self.generator = spread, generator
+        self.spread, self.seed, self.step = spread, seed, 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised and shaken; only normalised in eval mode."""
         x = self.norm(x)
         if not self.training:
             return x
-        s, m = 2 * torch.rand(2, x.shape[1], generator=self.generator, dtype=torch.float64).to(x) - 1
+        noise = torch.Generator().manual_seed(self.seed + self.step)
+        s, m = 2 * torch.rand(2, x.shape[1], generator=noise, dtype=torch.float64).to(x) - 1
         return (1 + self.spread * s) * x + self.spread * m
+
+
+def next_step(model: nn.Module) -> None:
+    """New noise for noisy normalisation."""
+    for module in model.modules():
+        if isinstance(module, Noisy):
+            module.step += 1
 
 
 def dense(
@@ -52,7 +61,7 @@ def dense(
     """`depth` linear layers with ReLU between them and ten outputs; weights of variance gain / fan_in, biases 0."""
     layers: list[nn.Module] = []
     sizes = [inputs, *[width] * (depth - 1), 10]
-    noise = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    seeds = torch.randint(2**48, (depth,), generator=generator).tolist()
     for position, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         layer = nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")
         with torch.no_grad():
@@ -60,18 +69,18 @@ def dense(
             layer.bias.zero_()
         layers.append(layer)
         if position < depth - 1:
-            layers += [*_normalisation(kind, width, spread, noise), nn.ReLU()]
+            layers += [*_normalisation(kind, width, spread, seeds[position]), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
-def _normalisation(kind: Kind, width: int, spread: float, noise: torch.Generator) -> list[nn.Module]:
+def _normalisation(kind: Kind, width: int, spread: float, seed: int) -> list[nn.Module]:
     match kind:
         case Kind.PLAIN:
             return []
         case Kind.BATCH:
             return [nn.BatchNorm1d(width)]
         case Kind.NOISY:
-            return [Noisy(width, spread, noise)]
+            return [Noisy(width, spread, seed)]
 
 
 def slope(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
