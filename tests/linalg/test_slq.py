@@ -252,6 +252,8 @@ def test_bad_input_is_refused(seeded):
     liar = FunctionMap(lambda x: torch.ones(30, 30).triu() @ x, (30, 30), symmetric=True)
     with pytest.raises(NumericalError, match="is declared symmetric"):
         lanczos_quadrature(liar, generator=seeded(0))
+    with pytest.raises(NumericalError, match="entries that differ from their transposes by 1 of the largest"):
+        lanczos_quadrature(liar, probes=30, generator=seeded(0))
 
 
 def test_bad_questions_to_a_quadrature_are_refused(seeded, with_spectrum):

@@ -264,8 +264,19 @@ def lanczos_quadrature(
 
 
 def exact_spectrum(A: LinearMap, steps: int, seed: int) -> LanczosQuadrature:
-    """All eigenvalues, each with the weight 1/n. Cost: n products, n^2 memory and an eigendecomposition."""
+    """All eigenvalues, each with the weight 1/n. Cost: n products, n^2 memory and an eigendecomposition.
+
+    Raises:
+        NumericalError: Products that are not symmetric, by the tolerance of the Lanczos routines.
+    """
     dense = A.to_dense().detach().double()
+    asymmetry, size = float((dense - dense.T).abs().max()), float(dense.abs().max())
+    if asymmetry > torch.finfo(A.dtype).eps ** 0.25 * size:
+        raise NumericalError(
+            f"{A} is declared symmetric",
+            f"entries that differ from their transposes by {asymmetry / size:.2g} of the largest",
+            "Correct the product, or pass the symmetric part (A + A.T) * 0.5.",
+        )
     nodes = torch.linalg.eigvalsh((dense + dense.T) / 2).cpu()[None]
     rule = (nodes, torch.full_like(nodes, 1 / nodes.shape[1]))
     eps = torch.finfo(A.dtype).eps
