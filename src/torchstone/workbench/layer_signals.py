@@ -37,7 +37,6 @@ class LayerSignal:
         plain: Whether what enters the next layer is that function of what leaves this one, and nothing else.
         weight_variance: Sigma_w^2, the mean square of the weights times their number in a unit's sum.
         bias_variance: Sigma_b^2, the mean square of the biases.
-        back_variance: The mean square of the weights times the number of sums that an input enters.
     """
 
     name: str
@@ -51,7 +50,6 @@ class LayerSignal:
     plain: bool
     weight_variance: float
     bias_variance: float
-    back_variance: float
 
 
 def identity(z: Tensor) -> Tensor:
@@ -112,7 +110,6 @@ def _signal(
     weight, bias = call.layer.weight, call.layer.bias
     assert isinstance(weight, Tensor)
     square = float(weight.detach().double().square().mean()) if weight.numel() else 0.0
-    fan = fans(call.layer)
     pairs = nonzero * (nonzero - 1)
     activation, function = behind.get(call.layer, ("", identity))
     return LayerSignal(
@@ -125,9 +122,8 @@ def _signal(
         activation=activation,
         function=function,
         plain=odd == 0 and last == 0,
-        weight_variance=square * fan.fan_in,
+        weight_variance=square * fans(call.layer).fan_in,
         bias_variance=float(bias.detach().double().square().mean()) if isinstance(bias, Tensor) else 0.0,
-        back_variance=square * fan.fan_out,
     )
 
 

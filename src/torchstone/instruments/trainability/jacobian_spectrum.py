@@ -321,7 +321,7 @@ def _remedies(verdict: Verdict) -> tuple[Remedy, ...]:
         ),
         Remedy(
             "Put layers into residual blocks, branches scaled by one over their number: the Jacobian of each is I + J.",
-            "torchstone.layers.Residual",
+            "torchstone.layers.residual.Residual",
             "residual_jacobian",
         ),
         Remedy("Normalise what enters each layer, which keeps its mean square.", "torch.nn.LayerNorm"),
