@@ -23,12 +23,14 @@ from torchstone.layers.normalisation.spectral import (
     reshaped_norm,
 )
 from torchstone.layers.normalisation.stepwise import StepwiseBatchNorm
+from torchstone.layers.normalisation.weight_normalisation import MeanOnlyBatchNorm, weight_norm_data_init
 
 __all__ = [
     "BatchNormed",
     "BatchRenorm",
     "Deconv2d",
     "ExactSpectralNorm",
+    "MeanOnlyBatchNorm",
     "StepwiseBatchNorm",
     "batch_blocks",
     "batch_norm",
@@ -43,5 +45,6 @@ __all__ = [
     "partition_normalise",
     "reshaped_norm",
     "squared_gradient_norm",
+    "weight_norm_data_init",
     "window_normalise",
 ]
