@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from torchstone.watching.excerpt import Excerpt
 from torchstone.watching.record import Alert, Record
 
 # An update below half the spacing of numbers around the weight changes nothing (IEEE 754, round to nearest).
@@ -97,17 +98,22 @@ class Alerts:
 
     rounding: Mapping[str, float] = field(default_factory=dict)
     standing: dict[tuple[str, str], int] = field(default_factory=dict)
+    losses: Excerpt = field(default_factory=lambda: Excerpt(("loss",)))
+    progress: Excerpt = field(default_factory=lambda: Excerpt(("loss", "gradient_norm")))
 
     def after(self, records: Sequence[Record], found: Sequence[Alert], asked: Sequence[str]) -> list[Alert]:
         """The new ones.
 
         Args:
-            records: All records, the newest last.
+            records: All records, the newest last; called once with each of them as the newest.
             found: What quantities found by themselves at this step.
             asked: Kinds that were judged by quantities at this step, whether found or not.
         """
         record = records[-1]
-        mine = [*diverging(records), *stuck(records), *vanishing(record, self.rounding), *exploding(record)]
+        for excerpt in (self.losses, self.progress):
+            excerpt.add(record)
+        long = [*diverging(self.losses.first + list(self.losses.last)), *stuck(self.progress.records)]
+        mine = [*long, *vanishing(record, self.rounding), *exploding(record)]
         now = {(alert.kind, alert.layer): alert for alert in [*mine, *found]}
         judged = {"diverging", "stuck", *asked}
         if "update_ratio" in record.layers:
