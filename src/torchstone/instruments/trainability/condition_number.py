@@ -258,9 +258,7 @@ def _headline(found: Conditioning, blocks: tuple[Block, ...]) -> str:
     if between is None:
         return first + "."
     quotient, sharpest, flattest = between
-    return (
-        f"{first}; {sharpest.name}, the sharpest layer, is {quotient:.3g} times as sharp as {flattest.name}."
-    )
+    return f"{first}; layer {sharpest.name}, the sharpest, is {quotient:.3g} times as sharp as layer {flattest.name}."
 
 
 def _round(value: float) -> str:

@@ -90,8 +90,9 @@ class NegativeCurvature:
             explanation=(
                 "The smallest eigenvalue of the Hessian of the mean training loss by Lanczos, and the training loss "
                 "measured along its eigenvector, both ways, and along the gradient. Negative curvature means a saddle "
-                "only where the gradient has nothing left to give; losses such as cross-entropy on separable data have "
-                "no minimum at all, only an infimum far away."
+                "only where the gradient has nothing left to give. It has where weight decay, which is no part of this "
+                "loss, holds the weights, and for cross-entropy on separable data, which has no minimum at all. Kinks "
+                "(ReLU) bend the loss as well and are not in the Hessian: what counts is the measured curve."
             ),
             remedies=_remedies(verdict),
             details=(

@@ -139,7 +139,7 @@ def _headline(value: float, share: GradientShare, k: int, n: int) -> str:
     first = f"The largest Hessian eigenvalue is {value:.3g}"
     if math.isnan(share.value):
         return f"{first}; the gradient is zero."
-    return f"{first}; the {k} sharpest of {n:,} directions hold {share.value:.0%} of the gradient (chance {k / n:.2g})."
+    return f"{first}; the {k} sharpest of {n:,} directions hold {100 * share.value:.2g}% of the gradient (chance {100 * k / n:.2g}%)."
 
 
 def _spectrum(found: Eigenpairs, shown: int, bench: Workbench) -> Spectrum:
