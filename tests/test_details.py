@@ -54,6 +54,7 @@ MANY = tuple(range(MAX_POINTS + 1))
         (lambda: Table("t", ("a",), ((LIST,),)), "got list"),
         (lambda: Surface("s", X, Y, X, (0.0,), (0.0, 1.0), ((1.0,),)), "z of 2 rows of 1 values"),
         (lambda: Surface("s", X, Y, X, (0.0,), (0.0,), ((1.0, 2.0),)), "z of 1 rows of 1 values"),
+        (lambda: Surface("s", X, Y, X, (0.0,), (0.0,), ((1.0,),), rows=("a", "b")), "has 1 rows; got 2 names"),
         (lambda: Surface("s", X, Y, X, MANY[:201], MANY[:201], (MANY[:201],) * 201), f"at most {MAX_CELLS:,}"),
         (lambda: Picture("p", 2, 2, (0.0,) * 8), "1 or 3 values a pixel; got 8 values"),
         (lambda: Picture("p", 1, MAX_PIXELS + 1, (0.0,) * (MAX_PIXELS + 1)), "at most"),

@@ -147,6 +147,11 @@ def each_kind() -> dict[str, Detail]:
             "Confusion", Axis("predicted"), Axis("true"), Axis("count"), (0, 1, 2), (0, 1, 2),
             ((50, 2, 1), (0, 47, 3), (4, 0, 44)),
         ),
+        "named rows": Surface(
+            "Gradient norm by layer", Axis("step"), Axis("layer"), Axis("norm", log=True), tuple(range(1, 41)),
+            tuple(range(14)), tuple(tuple(10.0**-k / (j + 1) for j in range(40)) for k in range(14)),
+            rows=tuple(f"{k}.weight" for k in range(14)),
+        ),
         "scatter": Scatter(
             "Self-influence against loss", Axis("loss", "nats"), Axis("self-influence"), tuple(xs),
             tuple(xs**2 + rng.normal(0, 0.05, 180)), group, tuple(f"example {i}" for i in range(180)),

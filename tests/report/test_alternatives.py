@@ -39,6 +39,12 @@ def test_a_spectrum_tells_its_ends_and_signs():
     assert told == "Spectrum of 3 values: largest 5, smallest −2, 1 negative. Largest residual 0.3."
 
 
+def test_a_surface_with_named_rows_tells_their_names(kinds):
+    told = alternative(kinds["named rows"])
+    assert "highest 1 at (1, 0.weight)" in told
+    assert "at (40, 13.weight)" in told
+
+
 def test_a_surface_tells_where_its_extremes_are():
     axis = Axis("a")
     told = alternative(Surface("", axis, axis, Axis("loss"), (0, 1), (10, 20), ((4, 3), (2, math.inf))))

@@ -19,7 +19,7 @@ def draw(detail, resolution=FULL):
     return made
 
 
-DRAWN = ("curve", "layers", "family", "histogram", "spectrum", "surface", "cells", "scatter")
+DRAWN = ("curve", "layers", "family", "histogram", "spectrum", "surface", "cells", "named rows", "scatter")
 
 
 def test_every_figure_is_valid_plotly_and_valid_json(kinds, empties, hostile_details):
@@ -182,6 +182,28 @@ def test_negative_eigenvalues_are_hollow_on_a_logarithmic_axis():
 def test_a_linear_spectrum_keeps_signs():
     (dots,) = draw(Spectrum("", (10.0, 0.0, -0.1)))["data"]
     assert dots["y"] == [10, 0, -0.1]
+
+
+def test_named_rows_are_cells_from_the_top(kinds):
+    drawn = draw(kinds["named rows"])
+    (trace,) = drawn["data"]
+    assert trace["type"] == "heatmap"  # nothing lies between two layers
+    assert drawn["layout"]["yaxis"]["autorange"] == "reversed"
+    assert drawn["layout"]["yaxis"]["ticktext"][:2] == ["0.weight", "1.weight"]
+    assert trace["text"][13][0] == "13.weight"
+    assert trace["z"][2][0] == -2
+
+
+def test_very_many_named_rows_are_thinned_with_their_names():
+    rows = tuple(f"{k}.w" for k in range(300))
+    x = Axis("step")
+    detail = Surface(
+        "", x, x, x, (1, 2), tuple(range(300)), tuple((float(k), 1.0) for k in range(300)), rows=rows
+    )
+    drawn = draw(detail)
+    (trace,) = drawn["data"]
+    assert [text[0] for text in trace["text"]] == [f"{z[0]}.w" for z in trace["z"]]
+    assert drawn["layout"]["height"] <= 640
 
 
 def test_fine_surfaces_have_contours_and_coarse_ones_cells(kinds):
