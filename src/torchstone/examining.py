@@ -82,7 +82,7 @@ def examine(
                 make_folder(folder)
         bench = Workbench.on(specimen, chosen_plan, seed)
         # What cannot be applied is refused before minutes of measuring.
-        attempt = Attempt(bench, trying, trying_epochs) if trying else None
+        attempt = Attempt(bench, trying, trying_epochs) if trying or trying_epochs else None
         with processes.telling_failure():
             journal = None
             if folder is not None:

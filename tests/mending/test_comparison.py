@@ -183,3 +183,9 @@ def test_the_terminal_shows_both_sides() -> None:
     empty = io.StringIO()
     show_remedy(examined(), Console(file=empty))
     assert not empty.getvalue()
+
+
+def test_equal_changes_are_told_together() -> None:
+    table = told(compared("norm=layer")).details[-1]
+    assert isinstance(table, Table)
+    assert table.rows == (("LayerNorm behind it", 30, "0, 2, 4, 6, 8, 10, …"),)

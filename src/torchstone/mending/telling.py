@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from torchstone.details import Axis, Curve, Detail, Line, Marker, Table, numbers, thin
 from torchstone.mending.comparison import Comparison, Stage
@@ -28,7 +29,7 @@ META = Meta(
     source="",
 )
 _RANKS = {Level.GOOD: 0, Level.ATTENTION: 1, Level.POOR: 2}
-_MOST_CHANGES = 100
+_MOST_CHANGES, _MOST_PLACES = 60, 6
 
 
 def told(comparison: Comparison) -> Reading:
@@ -65,13 +66,7 @@ def told(comparison: Comparison) -> Reading:
         backward_passes=sum(r.cost.backward_passes for r in readings) + 2 * comparison.epochs,
         peak_bytes=max((r.cost.peak_bytes for r in readings), default=0),
     )
-    return _with(reading, cost, {"remedy": trial, "epochs": comparison.epochs})
-
-
-def _with(reading: Reading, cost: Cost, settings: dict[str, str | int]) -> Reading:
-    from dataclasses import replace
-
-    return replace(reading, cost=cost, settings=dict(settings))
+    return replace(reading, cost=cost, settings={"remedy": trial, "epochs": comparison.epochs})
 
 
 def moved(stage: Stage) -> tuple[list[str], list[str]]:
@@ -118,14 +113,22 @@ def _details(comparison: Comparison) -> list[Detail]:
     if comparison.runs and any(run.losses for run in comparison.runs):
         details.append(_training(comparison))
     details += _curves(comparison.stages[0])
-    names = list(comparison.mended.changes)
-    rows = tuple(
-        (name, comparison.mended.changes[name])
-        for name in (names[i] for i in thin(len(names), _MOST_CHANGES))
-    )
-    more = f" {len(names) - len(rows)} more are not shown." if len(rows) < len(names) else ""
-    details.append(Table("What was changed", ("where", "what"), rows, f"On a copy of the network.{more}"))
+    details.append(_changes(comparison))
     return details
+
+
+def _changes(comparison: Comparison) -> Table:
+    """Equal changes together, with the first of their places."""
+    places: dict[str, list[str]] = {}
+    for name, what in comparison.mended.changes.items():
+        places.setdefault(what, []).append(name or "the model")
+    shown = [list(places)[i] for i in thin(len(places), _MOST_CHANGES)]
+    rows = tuple(
+        (what, len(names), ", ".join(names[:_MOST_PLACES]) + (", …" if len(names) > _MOST_PLACES else ""))
+        for what, names in ((what, places[what]) for what in shown)
+    )
+    more = f" {len(places) - len(rows)} more kinds are not shown." if len(rows) < len(places) else ""
+    return Table("What was changed", ("what", "places", "where"), rows, f"On a copy of the network.{more}")
 
 
 def before_and_after(comparison: Comparison) -> Table:
