@@ -13,10 +13,12 @@ import torch
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from torch import nn
 
+from torchstone.report.run_page import run_to_html
 from torchstone.watching import watch
 from torchstone.watching.live import LiveServer
 from torchstone.watching.loggers import JsonLines
 from torchstone.watching.record import Record
+from torchstone.watching.report import run_page
 
 CHROMIUM = shutil.which("chromium")
 
@@ -138,6 +140,32 @@ def test_the_theme_is_swapped_in_drawn_plots(visit: Visit, tmp_path: Path, make_
     light = page.evaluate(colour)
     page.click("#theme")
     assert page.evaluate(colour) != light
+
+
+def test_the_report_of_a_run_draws_every_plot_offline(
+    browser: Browser, tmp_path: Path, make_log, nasty: str
+) -> None:
+    file = tmp_path / "run.html"
+    file.write_text(
+        run_to_html(run_page(make_log(name=nasty, layers=12, steps=3000), "one")), encoding="utf-8"
+    )
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, offline=True)
+    page = context.new_page()
+    complaints, requests = [], []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(file.as_uri())
+    plots = page.locator(".plot")
+    for i in range(plots.count()):
+        plots.nth(i).scroll_into_view_if_needed()
+    expect(page.locator(".plot:not([data-drawn])")).to_have_count(0, timeout=60_000)
+    assert plots.count() == 4
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide == 0
+    assert complaints == []
+    assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
+    context.close()
 
 
 def test_a_server_that_stops_and_another_run_in_the_folder(
