@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from torchstone import Classification, Recipe, Regression, Specimen
-from torchstone.errors import NumericalError, RemedyError, SpecimenError
+from torchstone.errors import NumericalError, RemedyError, SpecimenError, TorchstoneError
 from torchstone.layers.residual import Residual, residual_blocks
 from torchstone.mending import mended
+from torchstone.testing.zoo import Case, zoo
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -300,3 +301,20 @@ def test_other_types_devices_and_frozen_layers_are_followed() -> None:
     assert {parameter.dtype for parameter in found.parameters()} == {torch.float64}
     assert not found[2][1].weight.requires_grad
     assert found[0][1].weight.requires_grad
+
+
+@pytest.mark.parametrize("case", zoo(hugging_face=False), ids=lambda case: case.name)
+def test_awkward_networks_are_mended_or_refused_in_words_and_never_changed(case: Case) -> None:
+    made = case.specimen(0)
+    state = {name: value.clone() for name, value in made.model.state_dict().items()}
+    modules = list(made.model.modules())
+    for remedy in ("norm=layer", "norm=batch,skip=residual", "init=orthogonal", "init=lsuv"):
+        try:
+            found = mended(made, remedy, generator())
+        except TorchstoneError:  # anything else would be a traceback for the user
+            continue
+        assert found.changes
+        assert not {id(p) for p in found.after.model.parameters()} & {id(p) for p in made.model.parameters()}
+    now = made.model.state_dict()
+    assert all(torch.equal(value, now[name]) or value.isnan().any() for name, value in state.items())
+    assert modules == list(made.model.modules())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -131,16 +132,26 @@ def _changed(
 ) -> tuple[nn.Module, dict[str, str]]:
     call: Call = lambda network, data: specimen.objective.bind(network).outputs(network, data)
     changes: dict[str, str] = {}
-    if trial.norm == "none":
-        model, changes = normalise(model, "none", batch, call)
-    if trial.skip:
-        changes |= add_shortcuts(model, trial.scale, batch, call)
-    if trial.norm not in ("", "none"):
-        model, done = normalise(model, trial.norm, batch, call)
-        changes |= done
-    try:
+    with _refusing(trial):
+        if trial.norm == "none":
+            model, changes = normalise(model, "none", batch, call)
+        if trial.skip:
+            changes |= add_shortcuts(model, trial.scale, batch, call)
+        if trial.norm not in ("", "none"):
+            model, done = normalise(model, trial.norm, batch, call)
+            changes |= done
         with running(model):
             call(model, batch)
+    if trial.init:
+        changes |= initialise(model, trial.init, batch, call, generator)
+    return model, changes
+
+
+@contextlib.contextmanager
+def _refusing(trial: Trial) -> Iterator[None]:
+    """What the model's own code raises with other modules in place of its own is a refusal."""
+    try:
+        yield
     except TorchstoneError:
         raise
     except Exception as error:
@@ -149,9 +160,6 @@ def _changed(
             f"{type(error).__name__}: {' '.join(str(error).split())}",
             "Its code uses the layers in a way that does not allow others in their place; change the code instead.",
         ) from error
-    if trial.init:
-        changes |= initialise(model, trial.init, batch, call, generator)
-    return model, changes
 
 
 def _set_statistics(specimen: Specimen) -> None:
