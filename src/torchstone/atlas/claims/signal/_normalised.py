@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from torchstone.data.digits import digits
+from torchstone.data.split import DataSplit
 
 
 class Kind(StrEnum):
@@ -81,6 +85,19 @@ def _normalisation(kind: Kind, width: int, spread: float, seed: int) -> list[nn.
             return [nn.BatchNorm1d(width)]
         case Kind.NOISY:
             return [Noisy(width, spread, seed)]
+
+
+@functools.cache
+def digits_once() -> DataSplit:
+    """The digits, read once."""
+    return digits()
+
+
+def batch(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Flat training digits drawn without replacement, and their labels."""
+    data = digits_once()
+    rows = torch.randperm(len(data.train_x), generator=generator)[:size]
+    return data.train_x[rows].flatten(1), data.train_y[rows]
 
 
 def slope(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, Tensor]:

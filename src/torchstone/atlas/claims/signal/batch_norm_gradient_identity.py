@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from torchstone.atlas import Claim, Evidence, Scale, Theme
-from torchstone.atlas.claims.signal._normalised import Kind, dense, move, slope
-from torchstone.data.digits import digits
+from torchstone.atlas.claims.signal._normalised import Kind, batch, dense, move, slope
 from torchstone.details import Axis, Curve, Line, Table, numbers
 from torchstone.layers.normalisation import batch_norm, squared_gradient_norm
 
@@ -73,9 +72,8 @@ def experiment(scale: Scale, generator: torch.Generator, of_batch: bool, gain: f
 def identity(generator: torch.Generator, of_batch: bool) -> tuple[Tensor, Tensor]:
     """|dL/dy|^2 of every unit before a normalisation, by automatic differentiation and by the formula; eps = 0."""
     model = dense(Kind.BATCH, DEPTH, WIDTH, generator).double()
-    data = digits()
-    rows = torch.randperm(len(data.train_x), generator=generator)[:BATCH]
-    h, kept = data.train_x[rows].flatten(1).double(), []
+    x, labels = batch(BATCH, generator)
+    h, kept = x.double(), []
     for layer in model:
         if not isinstance(layer, nn.BatchNorm1d):
             h = layer(h)
@@ -87,7 +85,7 @@ def identity(generator: torch.Generator, of_batch: bool) -> tuple[Tensor, Tensor
         if not of_batch:
             h = scale * (y - forward.mean.detach()) / forward.deviation.detach() + shift
         kept.append((forward, y, h))
-    loss = cross_entropy(h, data.train_y[rows])
+    loss = cross_entropy(h, labels)
     before = torch.autograd.grad(loss, [y for _, y, _ in kept], retain_graph=True)
     after = torch.autograd.grad(loss, [z for _, _, z in kept])
     formula = [squared_gradient_norm(forward, g) for (forward, _, _), g in zip(kept, after, strict=True)]
@@ -100,12 +98,10 @@ def along_training(kind: Kind, updates: int, gain: float, generator: torch.Gener
     Returns:
         (points, steps along, 2): |g(w) - g(w - eta g)|, and the same over the distance moved.
     """
-    data = digits()
     model = dense(kind, DEPTH, WIDTH, generator, gain=gain)
     found = []
     for update in range(updates):
-        rows = torch.randperm(len(data.train_x), generator=generator)[:BATCH]
-        x, y = data.train_x[rows].flatten(1), data.train_y[rows]
+        x, y = batch(BATCH, generator)
         _, g = slope(model, x, y)
         if update % 5 == 0:
             found.append(torch.stack([_change(model, x, y, g, eta) for eta in STEPS_ALONG]))
