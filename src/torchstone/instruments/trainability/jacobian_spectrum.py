@@ -104,9 +104,11 @@ class JacobianSpectrum:
             generator = bench.generator(f"{self.META.id} {route}")
             maps = (PassageJacobian(specimen, *route, split="train", rows=int(row)) for row in rows)
             try:
-                found[route] = Examples(
-                    tuple(singular_spectrum(map_, dense=self.dense, generator=generator) for map_ in maps)
-                )
+                with specimen.measuring():  # once for all products
+                    spectra = [
+                        singular_spectrum(map_, dense=self.dense, generator=generator) for map_ in maps
+                    ]
+                found[route] = Examples(tuple(spectra))
             except SettingError as error:
                 raise NotApplicableError(f"needs Jacobians: {error}") from None
         return found
