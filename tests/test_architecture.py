@@ -27,7 +27,18 @@ BLOCKS = [
 # Rooms and files from the ground up; imports go to lower levels or stay on their own.
 LEVELS: list[set[str]] = [
     {"errors", "linalg", "_version"},
-    {"batches", "details", "reading", "serialise", "recipe", "objectives", "specimen", "plan", "examination", "writing"},
+    {
+        "batches",
+        "details",
+        "reading",
+        "serialise",
+        "recipe",
+        "objectives",
+        "specimen",
+        "plan",
+        "examination",
+        "writing",
+    },
     {"operators", "kernels", "bounds", "landscape"},
     set(BLOCKS),
     {"specimens", "workbench", "instruments", "mending"},
