@@ -43,6 +43,9 @@ class Problem:
     """A specimen, and the same model, loss and batches as the peers take them."""
 
     def __init__(self, specimen: Specimen) -> None:
+        # Equal batches, because not every peer weighs a ragged last one by its size.
+        for split in specimen.splits.values():
+            split.batch_size = next((n for n in (280, 256) if split.size % n == 0), split.size)
         self.specimen = specimen.prepared()
         self.model = specimen.model.eval()
         self.batches = list(self.specimen.batches())
