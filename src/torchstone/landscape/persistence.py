@@ -58,6 +58,7 @@ def basins(values: Tensor, *, at_least: float = 0.0) -> list[Basin]:
     Source: Edelsbrunner, Letscher & Zomorodian 2002; Freeman & Bruna 2017 (level sets of losses).
 
     Example:
+        >>> import torch
         >>> [basin.persistence for basin in basins(torch.tensor([1.0, 3.0, 0.0, 2.0, 1.5]))]
         [inf, 2.0, 0.5]
     """
@@ -141,6 +142,7 @@ def _neighbours(point: int, shape: tuple[int, ...]) -> Iterator[int]:
 def sublevel_components(values: Tensor, level: float) -> int:
     """Number of connected components of {f <= level}.
 
+    >>> import torch
     >>> sublevel_components(torch.tensor([1.0, 3.0, 0.0, 2.0, 1.5]), 1.6)
     3
     """
