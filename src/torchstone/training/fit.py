@@ -2,9 +2,8 @@ r"""Empirical risk minimisation by minibatch gradient steps, the same bits from 
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from torchstone.errors import NumericalError, SettingError
-from torchstone.training.evaluation import PerExample, check_pairs, one_per_example
+from torchstone.training.evaluation import PerExample, check_pairs
+from torchstone.training.order import EpochOrder, seeded_epoch
+from torchstone.training.presentation import Penalty, Presentation
 from torchstone.training.snapshots import Snapshots
 
 OptimizerFactory = Callable[[Any], Optimizer]
@@ -53,6 +54,7 @@ class History:
         stopped: Whether `stop` ended the run before its budget did.
         trajectory: The states that were kept on the way, the first before training; empty unless asked for.
         trajectory_steps: Updates made before each of them.
+        ledger: What was noted at each presentation, (epochs, N); NaN where an epoch was cut short. None unless asked for.
     """
 
     series: Mapping[str, tuple[float, ...]]
@@ -60,6 +62,7 @@ class History:
     stopped: bool
     trajectory: tuple[Mapping[str, Tensor], ...] = ()
     trajectory_steps: tuple[int, ...] = ()
+    ledger: Tensor | None = None
 
     def __getitem__(self, name: str) -> tuple[float, ...]:
         return self.series[name]
@@ -85,6 +88,8 @@ def fit(
     on_epoch: OnEpoch | None = None,
     stop: Stop | None = None,
     keep_trajectory: int = 0,
+    penalty: Penalty | None = None,
+    ledger: PerExample | None = None,
 ) -> History:
     r"""Minimise the empirical risk :math:`\frac1N \sum_i \ell_i(\theta)` by steps on shuffled minibatches, in place.
 
@@ -111,6 +116,9 @@ def fit(
         stop: Called after each epoch with the series so far; true ends the training.
         keep_trajectory: Keep so many states, evenly spaced over the budget of updates with its start and end, as copies
             on the CPU; 0 for none. A run that `stop` ends keeps its last state too.
+        penalty: From the network to a number that is added to the mean loss, for example a multiple of a norm.
+        ledger: What is noted of each example when it is presented, before the update, for example
+            `evaluation.misclassified`; from the same forward pass.
 
     Returns:
         The series, how the run ended, and the states that were kept.
@@ -134,7 +142,7 @@ def fit(
         (120, True)
     """
     check_pairs(x, y, batch_size)
-    budget = _budget(epochs, steps, len(x), batch_size)
+    budget = updates(epochs, steps, len(x), batch_size)
     if not isinstance(optimizer, Optimizer):
         optimizer = optimizer(model.parameters())
     if scheduler is not None and not isinstance(scheduler, LRScheduler):
@@ -142,18 +150,26 @@ def fit(
     series: dict[str, tuple[float, ...]] = {"train_loss": ()}
     done, stopped = 0, False
     kept = Snapshots(model, keep_trajectory, budget)
+    presentation = Presentation(model, losses, penalty, ledger)
+    notes: list[Tensor] = []
     try:
         while done < budget and not stopped:
             total = seen = 0
-            with _training(model, x.device, order := _Order.draw(len(x), generator)):
-                for rows in order.batches(batch_size)[: budget - done]:
+            order = EpochOrder.draw(len(x), generator)
+            noted = torch.full((len(x),), torch.nan)
+            with seeded_epoch(model, x.device, order.seed):
+                for rows in order.rows.split(batch_size)[: budget - done]:
                     batch = rows.to(x.device)
-                    total += _step(model, losses, x[batch], y[batch], optimizer, done + 1)
+                    loss, note = _step(presentation, x[batch], y[batch], optimizer, done + 1)
+                    total += loss
                     seen += len(rows)
+                    if ledger is not None:
+                        noted[rows] = note.float().cpu()
                     done += 1
                     if scheduler is not None:
                         scheduler.step()
                     kept.after(done)
+            notes.append(noted)
             epoch = Epoch(len(series["train_loss"]) + 1, done, total / seen, model, optimizer)
             series = _extended(series, epoch, on_epoch)
             stopped = stop is not None and stop(series) and done < budget
@@ -162,50 +178,15 @@ def fit(
     finally:
         model.eval()
         optimizer.zero_grad()
-    return History(series, done, stopped, *kept.states)
-
-
-@dataclass(frozen=True)
-class _Order:
-    """The randomness of one epoch, drawn at once: the state of the generator between epochs is all of it."""
-
-    rows: Tensor
-    seed: int
-
-    @classmethod
-    def draw(cls, count: int, generator: torch.Generator) -> _Order:
-        rows = torch.randperm(count, generator=generator)
-        return cls(rows, int(torch.randint(2**62, (), generator=generator)))
-
-    def batches(self, size: int) -> tuple[Tensor, ...]:
-        return self.rows.split(size)
-
-
-@contextlib.contextmanager
-def _training(model: nn.Module, device: torch.device, order: _Order) -> Iterator[None]:
-    """Train mode, and the global generators (dropout knows no other) seeded for this epoch and restored after."""
-    cuda = (
-        [device.index if device.index is not None else torch.cuda.current_device()]
-        if device.type == "cuda"
-        else []
-    )
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(order.seed)
-        for index in cuda:
-            torch.cuda.default_generators[index].manual_seed(order.seed)
-        model.train()
-        try:
-            yield
-        finally:
-            model.eval()
+    return History(series, done, stopped, *kept.states, torch.stack(notes) if ledger is not None else None)
 
 
 def _step(
-    model: nn.Module, losses: PerExample, x: Tensor, y: Tensor, optimizer: Optimizer, step: int
-) -> float:
-    """One update; returns the sum of the batch's losses in float64."""
+    presentation: Presentation, x: Tensor, y: Tensor, optimizer: Optimizer, step: int
+) -> tuple[float, Tensor]:
+    """One update; returns the sum of the batch's losses in float64, and what was noted."""
     optimizer.zero_grad()
-    values = one_per_example(losses(model, x, y), len(x))
+    values, penalty, note = presentation(x, y, len(x))
     total = float(values.detach().double().sum())
     if not math.isfinite(total):
         raise NumericalError(
@@ -213,9 +194,9 @@ def _step(
             f"{total} over {len(x)} examples",
             "Lower the learning rate, clip the gradient, or look for NaN in the data.",
         )
-    values.mean().backward()
+    (values.mean() + penalty).backward()
     optimizer.step()
-    return total
+    return total, note
 
 
 def _extended(
@@ -234,8 +215,12 @@ def _extended(
     return {name: (*series.get(name, ()), value) for name, value in values.items()}
 
 
-def _budget(epochs: int | None, steps: int | None, count: int, batch_size: int) -> int:
-    """Number of updates."""
+def updates(epochs: int | None, steps: int | None, count: int, batch_size: int) -> int:
+    """Number of updates in so many epochs, or the number itself.
+
+    Raises:
+        SettingError: Not exactly one of the two, or none of it.
+    """
     if (epochs is None) == (steps is None) or (epochs or steps or 0) < 1:
         raise SettingError(
             "fit needs either epochs or steps, at least 1",

@@ -1,0 +1,76 @@
+"""What happens when a batch is presented to a network: losses, a penalty, and a note before the update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from torchstone.training.evaluation import PerExample, one_per_example
+
+Penalty = Callable[[nn.Module], Tensor]
+"""From a network to one number that is added to the mean loss, for example a multiple of a norm."""
+
+
+class Presentation(nn.Module):
+    """Losses of a batch, the penalty, and a note by example, from one forward pass.
+
+    A module, so that `torch.func.functional_call` can put other weights into the network that it holds.
+
+    Args:
+        model: The network.
+        losses: Loss by example.
+        penalty: Added to the mean loss.
+        ledger: What is noted of each example before the update, for example `evaluation.misclassified`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        losses: PerExample,
+        penalty: Penalty | None = None,
+        ledger: PerExample | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = model if ledger is None else _CalledOnce(model)
+        self.prefix = "network." if ledger is None else "network.inner."
+        self._losses, self._penalty, self._ledger = losses, penalty, ledger
+        self._inner = (model,)  # in a tuple, so that it is not registered a second time
+
+    def forward(self, x: Any, y: Any, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses (B,), penalty () and note (B,), which is without gradient."""
+        values = one_per_example(self._losses(self.network, x, y), count)
+        note = values.detach()
+        if self._ledger is not None:
+            note = one_per_example(self._ledger(self.network, x, y), count).detach().to(values.dtype)
+            assert isinstance(self.network, _CalledOnce)
+            self.network.forget()
+        penalty = self._penalty(self._inner[0]) if self._penalty is not None else values.new_zeros(())
+        return values, penalty, note
+
+
+class _CalledOnce(nn.Module):
+    """A network that remembers its last call: the note costs no second forward pass and moves no statistics."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self._last: tuple[Any, Any] | None = None
+
+    def forward(self, *inputs: Any, **settings: Any) -> Any:
+        key = (*inputs, *settings.values())
+        if self._last is not None and [id(one) for one in key] == [id(one) for one in self._last[0]]:
+            return self._last[1]
+        self._last = key, self.inner(*inputs, **settings)
+        return self._last[1]
+
+    def forget(self) -> None:
+        """Let go of the graph."""
+        self._last = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
