@@ -39,7 +39,7 @@ LEVELS: list[set[str]] = [
         "examination",
         "writing",
     },
-    {"operators", "kernels", "bounds", "landscape"},
+    {"operators", "kernels", "bounds", "landscape", "memory"},
     set(BLOCKS),
     {"specimens", "workbench", "instruments", "mending"},
     {"examining", "watching", "journal", "environment", "progress", "report"},
