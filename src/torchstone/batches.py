@@ -69,11 +69,12 @@ def tensors(batch: Batch) -> Iterator[Tensor]:
     elif _is_numeric_array(batch):
         yield _as_tensor(batch)
     else:
-        for part in _parts(batch):
+        for part in parts(batch):
             yield from tensors(part)
 
 
-def _parts(batch: Batch) -> list[Batch]:
+def parts(batch: Batch) -> list[Batch]:
+    """What a container holds; nothing for anything else."""
     if isinstance(batch, Mapping):
         return list(batch.values())
     if isinstance(batch, tuple | list):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,7 @@ class Ensemble:
 
         Cost: K forward passes over x.
         """
-        return self._map(lambda model, some_x, _: model(some_x), x, x)
+        return self.map(lambda model, some_x, _: model(some_x), x, x)
 
     def evaluate(self, function: PerExample, x: Any, y: Any) -> Tensor:
         """A loss or error of every example under every member in eval mode, without gradients.
@@ -101,10 +101,10 @@ class Ensemble:
         def checked(model: nn.Module, some_x: Any, some_y: Any) -> Tensor:
             return one_per_example(function(model, some_x, some_y), size(some_x))
 
-        return self._map(checked, x, y).double()
+        return self.map(checked, x, y).double()
 
-    def _map(self, function: Any, x: Any, y: Any) -> Tensor:
-        """One row an example and member of a function of a model, inputs and targets."""
+    def map(self, function: Callable[[nn.Module, Any, Any], Tensor], x: Any, y: Any) -> Tensor:
+        """Rows (K, N, ...) of a function of a network, inputs and targets, in eval mode without gradients."""
         step = max(1, CELLS // max(1, len(self)))
         count = size(x)
         parts = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchstone.errors import NotApplicableError, SpecimenError, blaming
+from torchstone.objectives import Objective
 from torchstone.recipe import Recipe
 from torchstone.specimen import Specimen
 from torchstone.training.fit import History, OnEpoch, fit
+from torchstone.training.fit_many import fit_many
+from torchstone.training.presentation import Penalty
+from torchstone.workbench.example_tensors import ExampleTensors, OfBatch
+from torchstone.workbench.siblings import OnSiblingsEpoch, Siblings
 
 
 def train_again(specimen: Specimen, seed: int) -> tuple[nn.Module, History]:
@@ -41,18 +46,27 @@ def train_again(specimen: Specimen, seed: int) -> tuple[nn.Module, History]:
     return model, train(specimen, model, fresh_optimizer(specimen, model), generator)
 
 
-def untrained(specimen: Specimen, generator: torch.Generator) -> nn.Module:
+def untrained(
+    specimen: Specimen, generator: torch.Generator, other: Callable[..., nn.Module] | None = None
+) -> nn.Module:
     """What `recipe.build` makes, on the specimen's device, of its type, with the same parameters frozen.
+
+    Args:
+        specimen: Whose recipe.
+        generator: Where the initial weights come from.
+        other: Makes another network than `recipe.build`, whose parameters may differ; none of them is frozen.
 
     Raises:
         SpecimenError: `recipe.build` fails or makes a network of other parameters.
     """
-    build = specimen.recipe.build if specimen.recipe is not None else None
+    build = other or (specimen.recipe.build if specimen.recipe is not None else None)
     with blaming(
         SpecimenError, "recipe.build(generator=...) must make an untrained network", "Mend it.", "build()"
     ):
         model = build(generator=generator) if build is not None else nn.Identity()
     model = model.to(device=specimen.device, dtype=specimen.dtype)
+    if other is not None:
+        return model
     _check_same_parameters(specimen.model, model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in specimen.trainable)
@@ -121,6 +135,22 @@ def fresh_optimizer(
     Raises:
         NotApplicableError: The recipe's optimiser holds other parameters than the specimen's.
     """
+    own = dict(model.named_parameters()) if named is None else dict(named)
+    known = {id(parameter) for parameter in own.values()}
+    more = {name: p for name, p in model.named_parameters() if id(p) not in known}
+    return optimizer_of(specimen, {**own, **{f"new {name}": p for name, p in more.items()}})
+
+
+def optimizer_of(specimen: Specimen, named: Mapping[str, Tensor]) -> Optimizer:
+    """An optimiser like the recipe's of any parameters, which may be stacks of those of many networks.
+
+    Args:
+        specimen: Whose recipe.
+        named: The parameters, by the names that they have in the specimen's model; others join the first group.
+
+    Raises:
+        NotApplicableError: The recipe's optimiser holds other parameters than the specimen's.
+    """
     recipe = _complete(specimen)
     if not isinstance(recipe.optimizer, Optimizer):
         make: Callable[[Any], Optimizer] = recipe.optimizer or (
@@ -128,9 +158,8 @@ def fresh_optimizer(
                 parameters, lr=recipe.learning_rates[0], momentum=recipe.heavy_ball
             )
         )
-        return make([parameter for parameter in model.parameters() if parameter.requires_grad])
+        return make([parameter for parameter in named.values() if parameter.requires_grad])
     names = {id(parameter): name for name, parameter in specimen.model.named_parameters()}
-    own = dict(model.named_parameters()) if named is None else named
     groups: list[dict[str, Any]] = []
     for group in recipe.optimizer.param_groups:
         if unknown := [p for p in group["params"] if id(p) not in names]:
@@ -140,9 +169,10 @@ def fresh_optimizer(
         settings = {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
         if recipe.schedule is not None and "initial_lr" in group:
             settings["lr"] = group["initial_lr"]
-        groups.append({**settings, "params": [own[names[id(p)]] for p in group["params"]]})
-    known = {id(parameter) for parameter in own.values()}
-    groups[0]["params"] += [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+        its = [names[id(p)] for p in group["params"]]
+        groups.append({**settings, "params": [named[name] for name in its if name in named]})
+    own = set(names.values())
+    groups[0]["params"] += [p for name, p in named.items() if name not in own and p.requires_grad]
     # Every setting is in the groups; the class asks for its defaults all the same.
     return type(recipe.optimizer)(groups, **_defaults(recipe.optimizer))
 
@@ -177,3 +207,86 @@ def _check_same_parameters(model: nn.Module, other: nn.Module) -> None:
             f"other {', '.join(different[:3])}",
             "Build the same architecture.",
         )
+
+
+def train_many(
+    specimen: Specimen,
+    seeds: Sequence[int],
+    *,
+    rows: Sequence[Tensor] | Tensor | None = None,
+    labels: Tensor | None = None,
+    build: Callable[..., nn.Module] | None = None,
+    epochs: int | None = None,
+    lr_factors: Sequence[float] | Tensor | None = None,
+    weight_decay: Sequence[float] | Tensor | None = None,
+    penalty: Penalty | None = None,
+    ledger: OfBatch | None = None,
+    on_epoch: OnSiblingsEpoch | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    memory_budget: int = 2**30,
+) -> Siblings:
+    """Networks like the specimen's, trained as its recipe says from other seeds, on other rows or labels, as one.
+
+    Network k is what `train_again(specimen, seeds[k])` would make, up to the rounding of sums in another order (see
+    `torchstone.training.fit_many`); dropout draws other masks of the same law.
+
+    Cost: the arithmetic of K trainings with the overhead of one, where the network can be mapped by vmap.
+
+    Args:
+        specimen: What is examined; prepared, and never changed.
+        seeds: One for each network: its initial weights and its order of examples. Equal seeds make twins.
+        rows: Training rows of each, (K, n) or a list of K; repeats allowed.
+        labels: (K, N) in place of the training targets.
+        build: Makes other networks than `recipe.build`, for example wider ones.
+        epochs: In place of the recipe's.
+        lr_factors: Factor of the learning rate for each.
+        weight_decay: For each; the recipe's optimiser must have none.
+        penalty: Added to the mean loss.
+        ledger: What is noted of each example at each presentation, from outputs and batch; `wrong(objective)` notes
+            errors.
+        on_epoch: Called after each epoch with the epoch and the networks so far (`siblings.errors("test")`, say).
+        on_progress: Called after each epoch with the network epochs done and all of them.
+        memory_budget: Bytes.
+
+    Raises:
+        NotApplicableError: The recipe does not say how to train, or labels cannot be put in the target's place.
+        SpecimenError: `build` fails, or makes networks of other parameters than the specimen's.
+    """
+    recipe = _complete(specimen)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    models = [untrained(specimen, generator, build) for generator in generators]
+    objective = specimen.objective.bind(models[0])
+    data = ExampleTensors.of(specimen, "train")
+    names = [name for name, _ in models[0].named_parameters()]
+    run = fit_many(
+        models,
+        data.mapped(objective, objective.losses),
+        data.x,
+        data.y,
+        optimizer=lambda parameters: optimizer_of(specimen, dict(zip(names, parameters, strict=True))),
+        batch_size=min(recipe.batch_size or 1, specimen.size("train")),
+        generators=generators,
+        epochs=epochs if epochs is not None else recipe.epochs,
+        rows=rows,
+        targets=data.replaced(labels) if labels is not None else None,
+        lr_factors=lr_factors,
+        weight_decay=weight_decay,
+        scheduler=recipe.schedule,
+        penalty=penalty,
+        ledger=data.mapped(objective, ledger) if ledger is not None else None,
+        on_epoch=_with_siblings(specimen, objective, on_epoch),
+        on_progress=on_progress,
+        memory_budget=memory_budget,
+    )
+    presented = sum(
+        int(steps) * min(recipe.batch_size or 1, specimen.size("train")) for steps in run.steps.tolist()
+    )
+    specimen.passes.forward += presented
+    specimen.passes.backward += presented
+    return Siblings(specimen, objective, run.ensemble, run)
+
+
+def _with_siblings(specimen: Specimen, objective: Objective, on_epoch: OnSiblingsEpoch | None) -> Any:
+    if on_epoch is None:
+        return None
+    return lambda epoch: on_epoch(epoch, Siblings(specimen, objective, epoch.ensemble, None))
