@@ -102,11 +102,13 @@ def _gelfand(A: Tensor, squarings: int) -> tuple[Tensor, Tensor]:
     r"""Ends of the radius. Kept: :math:`A^k = e^{scale} (B + E)` with |B|_F = 1 and |E|_F <= error."""
     d, unit = A.shape[-1], torch.finfo(torch.float64).eps
     product_error = 1.01 * (d + 2) * unit  # |fl(B B) - B B|_F <= d u |B|_F^2, and the scaling
-    norm = torch.linalg.matrix_norm(A)
-    zero = norm == 0
-    B = A / torch.where(zero, 1.0, norm)[..., None, None]
-    scale = torch.where(zero, -math.inf, norm.log())
-    error = torch.full_like(norm, unit)
+    largest = A.abs().amax((-2, -1))  # first, so that no square underflows or overflows
+    zero = largest == 0
+    B = A / torch.where(zero, 1.0, largest)[..., None, None]
+    norm = torch.where(zero, 1.0, torch.linalg.matrix_norm(B))
+    B = B / norm[..., None, None]
+    scale = torch.where(zero, -math.inf, largest.log() + norm.log())
+    error = torch.full_like(norm, 2 * unit)
     lows, highs = [], []
     for m in range(squarings + 1):
         k = 2.0**m
