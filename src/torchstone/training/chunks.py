@@ -18,6 +18,9 @@ from torchstone.training.presentation import Presentation
 
 # Stacked parameters, their gradients, the copy before a step, and up to two moments of an optimiser.
 COPIES = 5
+# On a CPU a chunk that leaves the caches trains slower per member: 151,250 parameters at batch size 64 took 0.10 s a
+# member for two epochs in eights (50 MiB) and 0.12 s in sixteens.
+CACHED = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,12 @@ def chunks(job: Job, memory_budget: int) -> list[Tensor]:
     groups: dict[tuple[int, int], list[int]] = {}
     for k, (rows, budget) in enumerate(zip(job.data.rows, job.budgets, strict=True)):
         groups.setdefault((len(rows), budget), []).append(k)
-    at_once = memory_budget // max(1, bytes_of_a_member(job))
+    each = max(1, bytes_of_a_member(job))
+    at_once = memory_budget // each
     if at_once < min(2, len(job.models)):
         return []
+    if job.device.type == "cpu":
+        at_once = min(at_once, max(2, CACHED // each))
     parts = []
     for members in groups.values():
         # Chunks of equal size: a last one of a single member would waste what the others gained.

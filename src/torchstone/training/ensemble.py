@@ -149,9 +149,9 @@ def together(presentation: Presentation, count: int) -> Any:
 
     def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Any, y: Any) -> Any:
         named = {**parameters, **buffers}
-        return functional_call(
-            presentation, {presentation.prefix + key: value for key, value in named.items()}, (x, y, count)
-        )
+        prefixed = {presentation.prefix + key: value for key, value in named.items()}
+        values, penalty, note = functional_call(presentation, prefixed, (x, y, count))
+        return values, values.new_zeros(()) if penalty is None else penalty, note
 
     return vmap(one, randomness="different")
 

@@ -187,14 +187,15 @@ def _step(
     """One update; returns the sum of the batch's losses in float64, and what was noted."""
     optimizer.zero_grad()
     values, penalty, note = presentation(x, y, len(x))
-    total = float(values.detach().double().sum())
+    total = float(values.detach().sum(dtype=torch.float64))
     if not math.isfinite(total):
         raise NumericalError(
             f"The loss must stay finite; it did not at step {step}",
             f"{total} over {len(x)} examples",
             "Lower the learning rate, clip the gradient, or look for NaN in the data.",
         )
-    (values.mean() + penalty).backward()
+    risk = values.mean() if penalty is None else values.mean() + penalty
+    risk.backward()
     optimizer.step()
     return total, note
 

@@ -38,15 +38,15 @@ class Presentation(nn.Module):
         self._losses, self._penalty, self._ledger = losses, penalty, ledger
         self._inner = (model,)  # in a tuple, so that it is not registered a second time
 
-    def forward(self, x: Any, y: Any, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses (B,), penalty () and note (B,), which is without gradient."""
+    def forward(self, x: Any, y: Any, count: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Losses (B,), penalty () or None, and note (B,), which is without gradient."""
         values = one_per_example(self._losses(self.network, x, y), count)
         note = values.detach()
         if self._ledger is not None:
             note = one_per_example(self._ledger(self.network, x, y), count).detach().to(values.dtype)
             assert isinstance(self.network, _CalledOnce)
             self.network.forget()
-        penalty = self._penalty(self._inner[0]) if self._penalty is not None else values.new_zeros(())
+        penalty = self._penalty(self._inner[0]) if self._penalty is not None else None
         return values, penalty, note
 
 

@@ -158,7 +158,7 @@ class _Loop:
         self.done += 1
         if self._scheduler is not None:
             self._scheduler.step()
-        sums = values.detach().double().sum(1)
+        sums = values.detach().sum(1, dtype=torch.float64)
         self._mark(sums)
         return sums, note
 
