@@ -59,7 +59,9 @@ def check_delta(delta: float) -> float:
 
 def check_count(name: str, count: int, least: int = 1) -> int:
     """The count itself, where it is a whole number of at least `least`."""
-    if isinstance(count, bool) or not math.isfinite(count) or count != int(count) or count < least:
+    # Integers may be larger than any float: a class can have 2^5000 members.
+    whole = isinstance(count, int) or (math.isfinite(count) and count == int(count))
+    if isinstance(count, bool) or not whole or count < least:
         raise SettingError(f"{name} must be a whole number of at least {least}", str(count), "Pass a count.")
     return int(count)
 
