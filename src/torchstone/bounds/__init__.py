@@ -18,9 +18,22 @@ from torchstone.bounds.decomposition import (
     risks_under_law,
 )
 from torchstone.bounds.dense import DenseLayer
+from torchstone.bounds.dichotomies import linear_dichotomies, linear_separator
+from torchstone.bounds.growth import (
+    cover_count,
+    log_sauer_bound,
+    sauer_sum,
+    separable_fraction,
+    sign_change_growth,
+)
 from torchstone.bounds.interval import Interval
 from torchstone.bounds.margin import margins, normalised_margins, path_norm, product_norm
 from torchstone.bounds.mean import mean_interval
+from torchstone.bounds.network_dichotomies import (
+    relu_network_labellings,
+    relu_network_realises,
+    threshold_network_labellings,
+)
 from torchstone.bounds.proportion import (
     bonferroni_difference,
     clopper_pearson,
@@ -28,8 +41,38 @@ from torchstone.bounds.proportion import (
     newcombe_difference,
     wilson,
 )
+from torchstone.bounds.rademacher import (
+    RademacherComplexity,
+    empirical_rademacher,
+    rademacher_finite,
+    rademacher_kernel,
+    rademacher_linear,
+)
+from torchstone.bounds.rademacher_bounds import (
+    contraction,
+    linear_bracket,
+    margin_risk_bound,
+    massart,
+    massart_bound,
+    rademacher_risk_bound,
+    vector_contraction,
+)
+from torchstone.bounds.risk_bound import RiskBound
+from torchstone.bounds.shattering import VCDimension, is_shattered, shatters, shatters_linear, vc_dimension
+from torchstone.bounds.sign_changes import count_sign_changes, piece_bound, trace_on_line
 from torchstone.bounds.spectral import SpectralComplexity, spectral_complexity
 from torchstone.bounds.spectral_margin import SpectralMarginBound, ramp_loss, spectral_margin_bound
+from torchstone.bounds.trained_rademacher import TrainedRademacher, trained_rademacher
+from torchstone.bounds.uniform_deviation import (
+    UniformDeviation,
+    consistent_class_bound,
+    finite_class_deviation,
+    finite_class_risk_bound,
+    finite_class_sample_size,
+    occam_deviation,
+    uniform_deviation,
+)
+from torchstone.bounds.vc import consistent_vc_bound, growth_risk_bound, vc_risk_bound
 
 __all__ = [
     "BayesErrorBracket",
@@ -38,30 +81,73 @@ __all__ = [
     "Interval",
     "NeighbourError",
     "NormBracket",
+    "RademacherComplexity",
+    "RiskBound",
     "RiskDecomposition",
     "SpectralComplexity",
     "SpectralMarginBound",
+    "TrainedRademacher",
+    "UniformDeviation",
+    "VCDimension",
     "bayes_error_interval",
     "bayes_risk_of_law",
     "bonferroni_difference",
     "bootstrap_interval",
     "clopper_pearson",
+    "consistent_class_bound",
+    "consistent_vc_bound",
+    "contraction",
     "convolution_norm",
+    "count_sign_changes",
+    "cover_count",
     "cover_hart_bracket",
+    "empirical_rademacher",
     "empirical_risks",
+    "finite_class_deviation",
+    "finite_class_risk_bound",
+    "finite_class_sample_size",
+    "growth_risk_bound",
     "hoeffding",
+    "is_shattered",
+    "linear_bracket",
+    "linear_dichotomies",
+    "linear_separator",
+    "log_sauer_bound",
+    "margin_risk_bound",
     "margins",
+    "massart",
+    "massart_bound",
     "mean_interval",
     "nearest_neighbour_error",
     "newcombe_difference",
     "normalised_margins",
+    "occam_deviation",
     "path_norm",
+    "piece_bound",
     "product_norm",
+    "rademacher_finite",
+    "rademacher_kernel",
+    "rademacher_linear",
+    "rademacher_risk_bound",
     "ramp_loss",
+    "relu_network_labellings",
+    "relu_network_realises",
     "risk_decomposition",
     "risks_under_law",
+    "sauer_sum",
+    "separable_fraction",
+    "shatters",
+    "shatters_linear",
+    "sign_change_growth",
     "spectral_complexity",
     "spectral_margin_bound",
+    "threshold_network_labellings",
     "tightest_bracket",
+    "trace_on_line",
+    "trained_rademacher",
+    "uniform_deviation",
+    "vc_dimension",
+    "vc_risk_bound",
+    "vector_contraction",
     "wilson",
 ]
