@@ -8,6 +8,12 @@ from torchstone.bounds.bayes_error import (
     nearest_neighbour_error,
     tightest_bracket,
 )
+from torchstone.bounds.binary_kl import (
+    binary_kl,
+    kl_inverse_lower,
+    kl_inverse_upper,
+    stochastic_risk_upper,
+)
 from torchstone.bounds.bootstrap import bootstrap_interval
 from torchstone.bounds.convolution import ConvolutionLayer, NormBracket, convolution_norm
 from torchstone.bounds.decomposition import (
@@ -19,6 +25,7 @@ from torchstone.bounds.decomposition import (
 )
 from torchstone.bounds.dense import DenseLayer
 from torchstone.bounds.dichotomies import linear_dichotomies, linear_separator
+from torchstone.bounds.gaussian_kl import PriorGrid, gaussian_kl
 from torchstone.bounds.growth import (
     cover_count,
     log_sauer_bound,
@@ -33,6 +40,14 @@ from torchstone.bounds.network_dichotomies import (
     relu_network_labellings,
     relu_network_realises,
     threshold_network_labellings,
+)
+from torchstone.bounds.pac_bayes import (
+    PacBayesBound,
+    catoni,
+    catoni_grid,
+    mcallester,
+    pac_bayes_kl,
+    quadratic,
 )
 from torchstone.bounds.proportion import (
     bonferroni_difference,
@@ -81,6 +96,8 @@ __all__ = [
     "Interval",
     "NeighbourError",
     "NormBracket",
+    "PacBayesBound",
+    "PriorGrid",
     "RademacherComplexity",
     "RiskBound",
     "RiskDecomposition",
@@ -91,8 +108,11 @@ __all__ = [
     "VCDimension",
     "bayes_error_interval",
     "bayes_risk_of_law",
+    "binary_kl",
     "bonferroni_difference",
     "bootstrap_interval",
+    "catoni",
+    "catoni_grid",
     "clopper_pearson",
     "consistent_class_bound",
     "consistent_vc_bound",
@@ -106,9 +126,12 @@ __all__ = [
     "finite_class_deviation",
     "finite_class_risk_bound",
     "finite_class_sample_size",
+    "gaussian_kl",
     "growth_risk_bound",
     "hoeffding",
     "is_shattered",
+    "kl_inverse_lower",
+    "kl_inverse_upper",
     "linear_bracket",
     "linear_dichotomies",
     "linear_separator",
@@ -117,14 +140,17 @@ __all__ = [
     "margins",
     "massart",
     "massart_bound",
+    "mcallester",
     "mean_interval",
     "nearest_neighbour_error",
     "newcombe_difference",
     "normalised_margins",
     "occam_deviation",
+    "pac_bayes_kl",
     "path_norm",
     "piece_bound",
     "product_norm",
+    "quadratic",
     "rademacher_finite",
     "rademacher_kernel",
     "rademacher_linear",
@@ -141,6 +167,7 @@ __all__ = [
     "sign_change_growth",
     "spectral_complexity",
     "spectral_margin_bound",
+    "stochastic_risk_upper",
     "threshold_network_labellings",
     "tightest_bracket",
     "trace_on_line",
