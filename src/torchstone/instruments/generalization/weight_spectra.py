@@ -1,0 +1,345 @@
+"""What do the spectra of its weights say of how well each layer is trained?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from torchstone.bounds.interval import Interval
+from torchstone.bounds.margin import margins
+from torchstone.bounds.mean import mean_interval
+from torchstone.details import (
+    Axis,
+    Bars,
+    Curve,
+    Detail,
+    Histogram,
+    Line,
+    Marker,
+    Scalar,
+    Scalars,
+    Table,
+    numbers,
+    thin,
+)
+from torchstone.errors import NotApplicableError
+from torchstone.instruments.settings import require_between, require_count
+from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Remedy, Uncertainty, Verdict
+from torchstone.workbench import Workbench
+from torchstone.workbench.layer_spectra import LayerSpectrum, layer_spectrum, shuffled
+from torchstone.workbench.weight_matrices import matrices_of, weight_matrices
+
+UNDER, OVER = 6.0, 2.0
+_QUANTILES = (0.05, 0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class WeightSpectra:
+    r"""Tail exponent, outliers and stable rank of every weight matrix, beside those of its entries in random order.
+
+    For each weight as a matrix (kernels as out x (in * positions)) the eigenvalues of W'W / max(n, p) are taken apart: the
+    Marchenko-Pastur law fitted to their bulk, the eigenvalues above the Tracy-Widom threshold of pure noise, and the
+    exponent alpha of a power law p(x) ~ x^-alpha fitted to their tail. The same matrix with its entries shuffled is the
+    null model; the weights at initialisation stand beside where the recipe has them. The value is the mean alpha.
+
+    Cost: no pass through the network; two eigendecompositions of the smaller side of each weight. Bias: alpha's interval
+    takes the tail's eigenvalues for independent and its start for known; the ranges it is judged by are empirical.
+    Source: Martin & Mahoney 2021, sections 3 to 5; Martin, Peng & Mahoney 2021; Clauset, Shalizi & Newman 2009.
+    """
+
+    META: ClassVar[Meta] = Meta(
+        id="weight_spectra",
+        question=Question.GENERALIZATION,
+        title="Weight spectra",
+        asks="Do the weights look well trained, layer by layer?",
+        cost=CostClass.SECONDS,
+        needs=(Need.TRAIN,),
+        unit="exponent of the tail",
+        source="Martin & Mahoney 2021; Martin, Peng & Mahoney 2021; Clauset, Shalizi & Newman 2009",
+    )
+    eigenvalues: int = 50
+    """Fewest eigenvalues for a power law; below, its exponent is not to be trusted (Clauset et al. 2009, section 3.2)."""
+    level: float = 0.01
+    """Chance that noise shows an outlier."""
+    layers: int = 24
+    size: int = 2048
+    """Largest smaller side of a weight that is decomposed."""
+
+    def __post_init__(self) -> None:
+        require_count(self, "eigenvalues", 20)
+        require_between(self, "level", 1e-6, 0.5)
+        require_count(self, "layers", 2, 1000)
+        require_count(self, "size", 2)
+
+    def measure(self, bench: Workbench) -> Reading:
+        """Spectra of up to `layers` weights, evenly chosen by depth."""
+        known = weight_matrices(bench.specimen)
+        fitting = [name for name, matrix in known.items() if min(matrix.shape) <= self.size]
+        names = [fitting[i] for i in thin(len(fitting), self.layers)]
+        generator = bench.generator(self.META.id)
+        take = lambda name, matrix: layer_spectrum(name, matrix, level=self.level, least=self.eigenvalues)
+        trained = {name: one for name in names if (one := take(name, known[name])) is not None}
+        if not trained:
+            raise NotApplicableError("needs a weight matrix with at least two rows and columns that is not 0")
+        null = {name: take(name, shuffled(known[name], generator)) for name in trained}
+        recipe = bench.specimen.recipe
+        state = (recipe.initial_state or {}) if recipe is not None else {}
+        start = matrices_of(state, {name: known[name] for name in trained})
+        initial = {name: take(name, matrix) for name, matrix in start.items()}
+        verdict = judge(
+            {name: one.tail.interval for name, one in trained.items() if one.tail}, _plain(trained)
+        )
+        value, error = mean_exponent(trained)
+        return Reading.of(
+            self.META,
+            value=value,
+            uncertainty=None
+            if value is None
+            else Uncertainty.from_standard_error(value, error, "eigenvalues of the tails"),
+            verdict=verdict,
+            headline=_headline(trained, value),
+            explanation=(
+                "Each weight's singular values are compared with those of independent random entries: how many stand out "
+                "of the bulk, and how slowly their tail falls off. In large trained networks the exponents of good layers "
+                "were found between 2 and 6. That is an observation across published models, not a theorem: compare "
+                "layers, and checkpoints of one run, rather than trust the number."
+            ),
+            remedies=_remedies(verdict),
+            details=(
+                *_exponents(trained),
+                *(_histogram(trained[name], null[name], initial.get(name)) for name in _drawn(trained)),
+                _table(trained, null, initial),
+                *_margins(bench),
+            ),
+            notes=_notes(len(known), len(fitting), trained, self),
+        )
+
+
+def judge(intervals: dict[str, Interval], random_like: tuple[str, ...]) -> Verdict:
+    """Attention for layers whose exponent is beyond 2 to 6 with its interval, or that noise explains.
+
+    Args:
+        intervals: Of alpha, by layer; those with too few eigenvalues are not among them.
+        random_like: Layers among them without an eigenvalue above the noise's.
+    """
+    threshold = f"exponents between {OVER:g} and {UNDER:g}, and eigenvalues beyond those of noise"
+    source = "Martin, Peng & Mahoney 2021: empirical, from published vision and language models"
+    if not intervals:
+        return Verdict(
+            Level.INFORMATIVE, "no weight has enough eigenvalues for a power law", threshold, source
+        )
+    under = [name for name, one in intervals.items() if one.low > UNDER or name in random_like]
+    over = [name for name, one in intervals.items() if one.high < OVER and name not in under]
+    # A low severity: the ranges are heuristics, and wide layers may stay random-like in networks that generalise.
+    if under or over:
+        words = [
+            f"{_some(names)} {'looks' if len(names) == 1 else 'look'} {what}"
+            for names, what in ((under, "under-trained"), (over, "over-trained"))
+            if names
+        ]
+        return Verdict(Level.ATTENTION, " and ".join(words), threshold, source, severity=0.2)
+    return Verdict(
+        Level.GOOD, "no layer's exponent is beyond the usual range with its error bar", threshold, source
+    )
+
+
+def mean_exponent(layers: dict[str, LayerSpectrum]) -> tuple[float | None, float]:
+    """Mean of the finite exponents and its standard error; None where no layer has one."""
+    tails = [one.tail for one in layers.values() if one.tail is not None and math.isfinite(one.tail.alpha)]
+    if not tails:
+        return None, math.nan
+    error = math.sqrt(math.fsum(tail.standard_error**2 for tail in tails)) / len(tails)
+    return math.fsum(tail.alpha for tail in tails) / len(tails), error
+
+
+def _plain(layers: dict[str, LayerSpectrum]) -> tuple[str, ...]:
+    return tuple(name for name, one in layers.items() if one.tail is not None and one.is_random_like)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _headline(layers: dict[str, LayerSpectrum], value: float | None) -> str:
+    outliers = sum(one.bulk.outliers for one in layers.values())
+    beyond = sum(not one.is_random_like for one in layers.values())
+    first = (
+        f"{beyond} of {len(layers)} weights have directions beyond random entries, {outliers} in all"
+        if outliers
+        else f"None of {len(layers)} weights has a direction beyond random entries"
+    )
+    fitted = sum(one.tail is not None for one in layers.values())
+    return first + ("." if value is None else f"; the mean tail exponent of {fitted} is {value:.3g}.")
+
+
+def _drawn(layers: dict[str, LayerSpectrum]) -> list[str]:
+    """The three weights with the most eigenvalues, in the order of depth."""
+    largest = sorted(layers, key=lambda name: -len(layers[name].eigenvalues))[:3]
+    return [name for name in layers if name in largest]
+
+
+def _exponents(layers: dict[str, LayerSpectrum]) -> tuple[Curve, ...]:
+    fitted = [(name, one.tail) for name, one in layers.items() if one.tail and math.isfinite(one.tail.alpha)]
+    if not fitted:
+        return ()
+    line = Line(
+        "alpha",
+        numbers(range(1, len(fitted) + 1)),
+        numbers(tail.alpha for _, tail in fitted),
+        numbers(tail.interval.low for _, tail in fitted),
+        numbers(tail.interval.high for _, tail in fitted),
+    )
+    return (
+        Curve(
+            "Exponent of the tail by layer",
+            Axis("layer, input to output"),
+            Axis("exponent alpha"),
+            (line,),
+            (Marker("usual range ends: under-trained above", UNDER), Marker("over-trained below", OVER)),
+            tuple(name for name, _ in fitted),
+            caption="Bands are 95% intervals given where the tail starts. Small exponents mean a few strong directions.",
+        ),
+    )
+
+
+def _histogram(trained: LayerSpectrum, null: LayerSpectrum | None, start: LayerSpectrum | None) -> Histogram:
+    groups = {"trained": trained, "same entries, shuffled": null, "at initialisation": start}
+    shown = {name: one for name, one in groups.items() if one is not None}
+    floor = 1e-4 * trained.bulk.law.high
+    logs = {name: one.eigenvalues.clamp(min=floor).log10() for name, one in shown.items()}
+    everything = torch.cat(list(logs.values()))
+    edges = torch.linspace(float(everything.min()), float(everything.max()) + 1e-9, 41, dtype=torch.float64)
+    markers = [
+        Marker("edge of the bulk", math.log10(trained.bulk.law.high), "x"),
+        Marker("outliers from here", math.log10(trained.bulk.threshold), "x"),
+    ]
+    if trained.tail is not None:
+        markers.append(Marker("power law from here", math.log10(max(trained.tail.start, floor)), "x"))
+    return Histogram(
+        f"Spectrum of {trained.name} ({trained.rows} x {trained.columns})",
+        Axis("log10 of the eigenvalue of W'W / max(n, p)"),
+        numbers(edges),
+        tuple(Bars(name, numbers(torch.histogram(values, edges).hist)) for name, values in logs.items()),
+        tuple(markers),
+        caption="What training added is to the right of the shuffled entries, whose correlations are gone. Eigenvalues "
+        "below a ten-thousandth of the bulk's edge are drawn there.",
+        y=Axis("eigenvalues"),
+    )
+
+
+def _table(
+    trained: dict[str, LayerSpectrum],
+    null: dict[str, LayerSpectrum | None],
+    initial: dict[str, LayerSpectrum | None],
+) -> Table:
+    rows = []
+    for name, one in trained.items():
+        tail, other, start = one.tail, null[name], initial.get(name)
+        rows.append(
+            (
+                name,
+                f"{one.rows} x {one.columns}",
+                one.bulk.outliers,
+                one.bulk.share,
+                one.bulk.distance,
+                None if tail is None else tail.alpha,
+                None if tail is None else tail.interval.low,
+                None if tail is None else tail.interval.high,
+                None if tail is None else tail.size,
+                one.stable_rank,
+                None if other is None else other.bulk.outliers,
+                None if other is None else other.stable_rank,
+                None if other is None or other.tail is None else other.tail.alpha,
+                None if start is None else start.bulk.outliers,
+                None if start is None else start.stable_rank,
+            )
+        )
+    columns = (
+        "weight", "shape", "outliers", "their share of the sum", "distance of the bulk from its law",
+        "alpha", "low", "high", "eigenvalues in the tail", "stable rank",
+        "outliers, shuffled", "stable rank, shuffled", "alpha, shuffled",
+        "outliers, initial", "stable rank, initial",
+    )  # fmt: skip
+    return Table(
+        "Weights",
+        columns,
+        tuple(rows),
+        "A layer that learned has outliers and a smaller stable rank than its shuffled entries.",
+    )
+
+
+def _margins(bench: Workbench) -> tuple[Detail, ...]:
+    """Quantiles of the margin and the confidence beyond accuracy, where there are class scores."""
+    if bench.lacks(Need.LABELS) or bench.lacks(Need.SCORES):
+        return ()
+    items: list[Scalar] = []
+    scale = 0.0
+    for split in ("train", "test"):
+        if not bench.specimen.has(split):
+            continue
+        try:
+            scores, labels = bench.scores(split), bench.labels(split)
+        except NotApplicableError:
+            return ()
+        if scores.ndim != 2 or scores.shape[1] < 2 or int(labels.max()) >= scores.shape[1]:
+            return ()
+        scale = scale or float((scores - scores.mean(1, keepdim=True)).square().mean().sqrt())
+        if scale > 0:
+            found = margins(scores, labels) / scale
+            for level in _QUANTILES:
+                cut = float(torch.quantile(found, level))
+                items.append(Scalar(f"{level:.0%} quantile of the margin, {split}", cut, "score spreads"))
+        items.append(_overconfidence(scores, labels, split))
+    caption = "The distribution of margins and the calibration stand beside the weights: neither sees what the other does."
+    return (Scalars("Margins and calibration", tuple(items), caption=caption),)
+
+
+def _overconfidence(scores: Tensor, labels: Tensor, split: str) -> Scalar:
+    confidence, guess = scores.softmax(1).max(1)
+    beyond = confidence - (guess == labels).double()
+    name = f"mean confidence beyond accuracy, {split}"
+    if len(beyond) < 2:
+        return Scalar(name, float(beyond.mean()))
+    interval = mean_interval(beyond)
+    return Scalar(name, float(beyond.mean()), "", interval.low, interval.high)
+
+
+def _notes(
+    known: int, fitting: int, layers: dict[str, LayerSpectrum], settings: WeightSpectra
+) -> tuple[str, ...]:
+    notes = [
+        "Exponents are judged by ranges observed on large published models; there is no theorem behind them.",
+    ]
+    if short := sum(one.tail is None for one in layers.values()):
+        notes.append(
+            f"{short} weights have fewer than {settings.eigenvalues} eigenvalues: no exponent for them."
+        )
+    if known > fitting:
+        notes.append(
+            f"{known - fitting} weights have a smaller side above {settings.size:,} and are left out."
+        )
+    if len(layers) < fitting:
+        notes.append(f"{len(layers)} of {fitting} weights are shown.")
+    return tuple(notes)
+
+
+def _remedies(verdict: Verdict) -> tuple[Remedy, ...]:
+    if verdict.level is not Level.ATTENTION:
+        return ()
+    return (
+        Remedy(
+            "Under-trained layers: train longer or with a larger learning rate for them, or make them narrower; compare "
+            "the test error, not the exponent."
+        ),
+        Remedy(
+            "Over-trained layers: stop earlier or add weight decay, and compare the test error.",
+            "torch.optim.AdamW",
+        ),
+    )
+
+
+INSTRUMENT = WeightSpectra
