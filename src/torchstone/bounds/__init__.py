@@ -49,6 +49,7 @@ from torchstone.bounds.pac_bayes import (
     pac_bayes_kl,
     quadratic,
 )
+from torchstone.bounds.power_law import PowerLaw, fit_power_law
 from torchstone.bounds.proportion import (
     bonferroni_difference,
     clopper_pearson,
@@ -75,6 +76,14 @@ from torchstone.bounds.rademacher_bounds import (
 from torchstone.bounds.risk_bound import RiskBound
 from torchstone.bounds.shattering import VCDimension, is_shattered, shatters, shatters_linear, vc_dimension
 from torchstone.bounds.sign_changes import count_sign_changes, piece_bound, trace_on_line
+from torchstone.bounds.sgd_stability import (
+    StabilityBound,
+    convex_stability,
+    expansive_stability,
+    nonconvex_stability,
+    path_distance_bound,
+    strongly_convex_stability,
+)
 from torchstone.bounds.spectral import SpectralComplexity, spectral_complexity
 from torchstone.bounds.spectral_margin import SpectralMarginBound, ramp_loss, spectral_margin_bound
 from torchstone.bounds.trained_rademacher import TrainedRademacher, trained_rademacher
@@ -96,6 +105,7 @@ __all__ = [
     "Interval",
     "NeighbourError",
     "NormBracket",
+    "PowerLaw",
     "PacBayesBound",
     "PriorGrid",
     "RademacherComplexity",
@@ -103,6 +113,7 @@ __all__ = [
     "RiskDecomposition",
     "SpectralComplexity",
     "SpectralMarginBound",
+    "StabilityBound",
     "TrainedRademacher",
     "UniformDeviation",
     "VCDimension",
@@ -114,6 +125,7 @@ __all__ = [
     "catoni",
     "catoni_grid",
     "clopper_pearson",
+    "convex_stability",
     "consistent_class_bound",
     "consistent_vc_bound",
     "contraction",
@@ -123,6 +135,8 @@ __all__ = [
     "cover_hart_bracket",
     "empirical_rademacher",
     "empirical_risks",
+    "expansive_stability",
+    "fit_power_law",
     "finite_class_deviation",
     "finite_class_risk_bound",
     "finite_class_sample_size",
@@ -144,7 +158,9 @@ __all__ = [
     "mean_interval",
     "nearest_neighbour_error",
     "newcombe_difference",
+    "nonconvex_stability",
     "normalised_margins",
+    "path_distance_bound",
     "occam_deviation",
     "pac_bayes_kl",
     "path_norm",
@@ -167,6 +183,7 @@ __all__ = [
     "sign_change_growth",
     "spectral_complexity",
     "spectral_margin_bound",
+    "strongly_convex_stability",
     "stochastic_risk_upper",
     "threshold_network_labellings",
     "tightest_bracket",
