@@ -74,8 +74,6 @@ from torchstone.bounds.rademacher_bounds import (
     vector_contraction,
 )
 from torchstone.bounds.risk_bound import RiskBound
-from torchstone.bounds.shattering import VCDimension, is_shattered, shatters, shatters_linear, vc_dimension
-from torchstone.bounds.sign_changes import count_sign_changes, piece_bound, trace_on_line
 from torchstone.bounds.sgd_stability import (
     StabilityBound,
     convex_stability,
@@ -84,6 +82,8 @@ from torchstone.bounds.sgd_stability import (
     path_distance_bound,
     strongly_convex_stability,
 )
+from torchstone.bounds.shattering import VCDimension, is_shattered, shatters, shatters_linear, vc_dimension
+from torchstone.bounds.sign_changes import count_sign_changes, piece_bound, trace_on_line
 from torchstone.bounds.spectral import SpectralComplexity, spectral_complexity
 from torchstone.bounds.spectral_margin import SpectralMarginBound, ramp_loss, spectral_margin_bound
 from torchstone.bounds.trained_rademacher import TrainedRademacher, trained_rademacher
@@ -105,8 +105,8 @@ __all__ = [
     "Interval",
     "NeighbourError",
     "NormBracket",
-    "PowerLaw",
     "PacBayesBound",
+    "PowerLaw",
     "PriorGrid",
     "RademacherComplexity",
     "RiskBound",
@@ -125,10 +125,10 @@ __all__ = [
     "catoni",
     "catoni_grid",
     "clopper_pearson",
-    "convex_stability",
     "consistent_class_bound",
     "consistent_vc_bound",
     "contraction",
+    "convex_stability",
     "convolution_norm",
     "count_sign_changes",
     "cover_count",
@@ -136,10 +136,10 @@ __all__ = [
     "empirical_rademacher",
     "empirical_risks",
     "expansive_stability",
-    "fit_power_law",
     "finite_class_deviation",
     "finite_class_risk_bound",
     "finite_class_sample_size",
+    "fit_power_law",
     "gaussian_kl",
     "growth_risk_bound",
     "hoeffding",
@@ -160,9 +160,9 @@ __all__ = [
     "newcombe_difference",
     "nonconvex_stability",
     "normalised_margins",
-    "path_distance_bound",
     "occam_deviation",
     "pac_bayes_kl",
+    "path_distance_bound",
     "path_norm",
     "piece_bound",
     "product_norm",
@@ -183,8 +183,8 @@ __all__ = [
     "sign_change_growth",
     "spectral_complexity",
     "spectral_margin_bound",
-    "strongly_convex_stability",
     "stochastic_risk_upper",
+    "strongly_convex_stability",
     "threshold_network_labellings",
     "tightest_bracket",
     "trace_on_line",
