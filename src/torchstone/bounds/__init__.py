@@ -8,6 +8,12 @@ from torchstone.bounds.bayes_error import (
     nearest_neighbour_error,
     tightest_bracket,
 )
+from torchstone.bounds.bias_variance import (
+    BiasVariance,
+    cross_entropy_bias_variance,
+    squared_bias_variance,
+    zero_one_bias_variance,
+)
 from torchstone.bounds.binary_kl import (
     binary_kl,
     kl_inverse_lower,
@@ -16,6 +22,7 @@ from torchstone.bounds.binary_kl import (
 )
 from torchstone.bounds.bootstrap import bootstrap_interval
 from torchstone.bounds.convolution import ConvolutionLayer, NormBracket, convolution_norm
+from torchstone.bounds.crossed import CrossedError, crossed_mean
 from torchstone.bounds.decomposition import (
     RiskDecomposition,
     bayes_risk_of_law,
@@ -100,7 +107,9 @@ from torchstone.bounds.vc import consistent_vc_bound, growth_risk_bound, vc_risk
 
 __all__ = [
     "BayesErrorBracket",
+    "BiasVariance",
     "ConvolutionLayer",
+    "CrossedError",
     "DenseLayer",
     "Interval",
     "NeighbourError",
@@ -133,6 +142,8 @@ __all__ = [
     "count_sign_changes",
     "cover_count",
     "cover_hart_bracket",
+    "cross_entropy_bias_variance",
+    "crossed_mean",
     "empirical_rademacher",
     "empirical_risks",
     "expansive_stability",
@@ -183,6 +194,7 @@ __all__ = [
     "sign_change_growth",
     "spectral_complexity",
     "spectral_margin_bound",
+    "squared_bias_variance",
     "stochastic_risk_upper",
     "strongly_convex_stability",
     "threshold_network_labellings",
@@ -194,4 +206,5 @@ __all__ = [
     "vc_risk_bound",
     "vector_contraction",
     "wilson",
+    "zero_one_bias_variance",
 ]
