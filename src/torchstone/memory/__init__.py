@@ -11,7 +11,7 @@ from torchstone.memory.denoising import (
 )
 from torchstone.memory.hopfield import CRITICAL_LOAD, HopfieldNetwork, Recall, overlap, unstable_bit_rate
 from torchstone.memory.identity import IdentityCorrelations, identity_correlations
-from torchstone.memory.orbits import Orbits, follow
+from torchstone.memory.orbits import Orbits, distances, follow
 from torchstone.memory.principal_components import ProbabilisticPCA
 from torchstone.memory.span_projection import linear_autoencoder_limit, span_projection
 from torchstone.memory.stability import SpectralRadius, floquet_multipliers, jacobians, spectral_radius
@@ -28,6 +28,7 @@ __all__ = [
     "ProbabilisticPCA",
     "Recall",
     "SpectralRadius",
+    "distances",
     "entropy_bits",
     "find_attractors",
     "floquet_multipliers",

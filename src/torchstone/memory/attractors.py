@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from torchstone.errors import SettingError
-from torchstone.memory.orbits import applied, follow, lengths
+from torchstone.memory.orbits import applied, distances, follow, lengths
 from torchstone.memory.stability import Map, floquet_multipliers
 
 
@@ -123,11 +123,11 @@ def _grouped(path: Tensor, period: Tensor, merge: float) -> tuple[list[tuple[int
     """Cycles that are not near another, each with the row it was read from, and each start's cycle."""
     membership = torch.full_like(period, -1)
     found: list[tuple[int, Tensor]] = []
-    ends = path[0].double().flatten(1)
+    ends = path[0]
     while len(rows := ((period > 0) & (membership < 0)).nonzero()):
         row = int(rows[0, 0])
         points = path[: int(period[row]), row]
-        near = torch.cdist(ends, points.double().flatten(1)).amin(1) <= merge
+        near = distances(ends, points).amin(1) <= merge
         same = near & (period == period[row]) & (membership < 0)
         same[row] = True
         membership[same] = len(found)
@@ -149,6 +149,5 @@ def nearest_stored(ends: Tensor, stored: Tensor, tolerance: float) -> Int[Tensor
     >>> nearest_stored(torch.tensor([[0.1], [5.0]]), torch.tensor([[0.0], [1.0]]), 0.2).tolist()
     [0, -1]
     """
-    distances = torch.cdist(ends.double().flatten(1), stored.double().flatten(1))
-    least, index = distances.min(1)
+    least, index = distances(ends, stored).min(1)
     return torch.where(least <= tolerance, index, -1)

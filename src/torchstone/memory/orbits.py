@@ -99,6 +99,12 @@ def lengths(states: Tensor) -> Float[Tensor, " b"]:
     return torch.linalg.vector_norm(states.double().flatten(1), dim=1)
 
 
+def distances(states: Tensor, others: Tensor) -> Float[Tensor, "b n"]:
+    """Euclidean distance of each state (B, ...) to each of others (N, ...), float64, also where it is near rounding."""
+    exactly = "donot_use_mm_for_euclid_dist"  # the fast way has errors of 1e-8 times the norms
+    return torch.cdist(states.double().flatten(1), others.double().flatten(1), compute_mode=exactly)
+
+
 def _check(starts: Tensor, steps: int, tolerance: float) -> None:
     if starts.ndim < 2 or len(starts) == 0 or steps < 1 or not tolerance >= 0:
         raise SettingError(

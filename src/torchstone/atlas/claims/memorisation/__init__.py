@@ -1,0 +1,1 @@
+"""Claims on memorisation and stability."""
