@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,8 +34,8 @@ class Checkpoint:
         self.path, self.settings = Path(path), settings
         self._next = 0.0
 
-    def save(self, state: dict[str, Tensor]) -> None:
-        """Write the state if it is time for it.
+    def save(self, state: dict[str, Tensor] | Callable[[], dict[str, Tensor]]) -> None:
+        """Write the state, or what the function makes, if it is time for it.
 
         Raises:
             OutputError: The file cannot be written; the last one stays.
@@ -44,6 +45,7 @@ class Checkpoint:
         start = time.monotonic()  # importing happens once and says nothing of the next save
         if start < self._next:
             return
+        state = state() if callable(state) else state
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         contents = save(whole, {_KEY: json.dumps(self.settings)})
         temporary = self.path.with_name(f".{self.path.name}.part")
@@ -103,9 +105,9 @@ class Checkpoint:
 
 def digest(tensor: Tensor) -> str:
     """A short fingerprint of a tensor's bits, such as a generator's state."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()[
-        :16
-    ]
+    return hashlib.sha256(
+        tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    ).hexdigest()[:16]
 
 
 def _listed(settings: dict[str, str | int | float | bool], names: list[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,19 +59,19 @@ def trained(name: str, data: DataSplit, objective: Objective, training: Training
     model = training.build(generator=generator)
     initial = {key: value.clone() for key, value in model.state_dict().items()}
     optimizer = training.optimizer(model.parameters())
-    with _progress(f"Training {name}", training.epochs) as advance:
-        history = fit(
-            model,
-            training.losses,
-            *data.train,
-            optimizer=optimizer,
-            batch_size=training.batch_size,
-            epochs=training.epochs,
-            generator=generator,
-            scheduler=training.schedule,
-            on_epoch=_logging(data, training.losses, advance),
-            keep_trajectory=STATES if _bytes(model) * STATES <= TRAJECTORY_BYTES else 0,
-        )
+    history = fit(
+        model,
+        training.losses,
+        *data.train,
+        optimizer=optimizer,
+        batch_size=training.batch_size,
+        epochs=training.epochs,
+        generator=generator,
+        scheduler=training.schedule,
+        on_epoch=_logging(data, training.losses),
+        progress=f"Training {name}",
+        keep_trajectory=STATES if _bytes(model) * STATES <= TRAJECTORY_BYTES else 0,
+    )
     lr = float(optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"]))
     recipe = Recipe(
         optimizer=optimizer,
@@ -95,12 +94,11 @@ def _bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
-def _logging(data: DataSplit, losses: PerExample, advance: Callable[[], None]) -> OnEpoch:
+def _logging(data: DataSplit, losses: PerExample) -> OnEpoch:
     def measure(model: nn.Module, function: PerExample, part: tuple[Tensor, Tensor]) -> float:
         return mean_over(model, function, *part)
 
     def on_epoch(epoch: Epoch) -> dict[str, float]:
-        advance()
         values = {"test_loss": measure(epoch.model, losses, data.test)}
         if data.classes:
             values["train_error"] = measure(epoch.model, misclassified, data.train)
@@ -108,27 +106,3 @@ def _logging(data: DataSplit, losses: PerExample, advance: Callable[[], None]) -
         return values
 
     return on_epoch
-
-
-def _progress(title: str, epochs: int) -> Any:
-    """A context that gives a function to call after each epoch; draws only on a terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return nullcontext(lambda: None)
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    class Bar(Progress):
-        def __enter__(self) -> Any:
-            super().__enter__()
-            task = self.add_task(title, total=epochs)
-            return lambda: self.advance(task)
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Bar(*columns, console=console, transient=True)

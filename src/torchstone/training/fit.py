@@ -3,6 +3,7 @@ r"""Empirical risk minimisation by minibatch gradient steps, the same bits from 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from torchstone.errors import NumericalError, SettingError
+from torchstone.linalg.checkpoint import Checkpoint
+from torchstone.training.data_parallel import Group, Ranks
 from torchstone.training.evaluation import PerExample, check_pairs
 from torchstone.training.order import EpochOrder, seeded_epoch
 from torchstone.training.presentation import Penalty, Presentation
+from torchstone.training.progress_bar import progress_bar
+from torchstone.training.run_state import RunState, fingerprint
 from torchstone.training.snapshots import Snapshots
+from torchstone.training.stepping import Stepper
 
 OptimizerFactory = Callable[[Any], Optimizer]
 
@@ -90,6 +96,10 @@ def fit(
     keep_trajectory: int = 0,
     penalty: Penalty | None = None,
     ledger: PerExample | None = None,
+    autocast: torch.dtype | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    processes: Group = None,
+    progress: str | None = None,
 ) -> History:
     r"""Minimise the empirical risk :math:`\frac1N \sum_i \ell_i(\theta)` by steps on shuffled minibatches, in place.
 
@@ -113,12 +123,18 @@ def fit(
         steps: Updates, ending within an epoch if need be.
         scheduler: Learning-rate schedule, or a function of the optimiser that makes one; stepped after every *update*.
         on_epoch: Called after each epoch; the numbers it returns are recorded under their names.
-        stop: Called after each epoch with the series so far; true ends the training.
+        stop: Called after each epoch with the series so far; true ends the training; see `patience.Patience`.
         keep_trajectory: Keep so many states, evenly spaced over the budget of updates with its start and end, as copies
             on the CPU; 0 for none. A run that `stop` ends keeps its last state too.
         penalty: From the network to a number that is added to the mean loss, for example a multiple of a norm.
         ledger: What is noted of each example when it is presented, before the update, for example
             `evaluation.misclassified`; from the same forward pass.
+        autocast: Type of the forward pass, torch.bfloat16 or torch.float16 (whose loss is scaled); None for the
+            parameters' own.
+        checkpoint: A safetensors file, replaced atomically after epochs, from which the same call goes on after a kill and
+            ends at the same bits; removed at the end.
+        processes: "all", or a process group, that shares every batch; started with `torchrun`.
+        progress: Title of a bar with the remaining time, shown on terminals.
 
     Returns:
         The series, how the run ended, and the states that were kept.
@@ -126,6 +142,9 @@ def fit(
     Raises:
         SettingError: No examples, not exactly one of `epochs` and `steps`, or series that skip epochs.
         ObjectiveError: `losses` does not return one number per example.
+        ProcessError: The processes start from different weights, data or generators.
+        FormatError: The checkpoint is damaged.
+        OutputError: The checkpoint cannot be written.
         NumericalError: A loss, or the weights after the last step, are not finite; the step is named.
 
     Example:
@@ -143,61 +162,68 @@ def fit(
     """
     check_pairs(x, y, batch_size)
     budget = updates(epochs, steps, len(x), batch_size)
+    ranks = Ranks(processes)
+    identity = fingerprint(model, x, y, generator) if checkpoint is not None or not ranks.alone else {}
+    ranks.check_equal("weights, data and generator", str(sorted(identity.items())))
     if not isinstance(optimizer, Optimizer):
         optimizer = optimizer(model.parameters())
     if scheduler is not None and not isinstance(scheduler, LRScheduler):
         scheduler = scheduler(optimizer)
-    series: dict[str, tuple[float, ...]] = {"train_loss": ()}
-    done, stopped = 0, False
+    stepper = Stepper(Presentation(model, losses, penalty, ledger), optimizer, ranks, autocast)
     kept = Snapshots(model, keep_trajectory, budget)
-    presentation = Presentation(model, losses, penalty, ledger)
-    notes: list[Tensor] = []
+    state = RunState(model, optimizer, scheduler, stepper.scaler, generator, kept)
+    saved = None
+    if checkpoint is not None:
+        how = {"batch_size": batch_size, "updates": budget, "optimizer": type(optimizer).__name__}
+        saved = Checkpoint(checkpoint, {**identity, **how})
+        if (found := saved.load()) is not None:
+            state.load(found)
+    each = math.ceil(len(x) / batch_size)
     try:
-        while done < budget and not stopped:
-            total = seen = 0
-            order = EpochOrder.draw(len(x), generator)
-            noted = torch.full((len(x),), torch.nan)
-            with seeded_epoch(model, x.device, order.seed):
-                for rows in order.rows.split(batch_size)[: budget - done]:
-                    batch = rows.to(x.device)
-                    loss, note = _step(presentation, x[batch], y[batch], optimizer, done + 1)
-                    total += loss
-                    seen += len(rows)
-                    if ledger is not None:
-                        noted[rows] = note.float().cpu()
-                    done += 1
-                    if scheduler is not None:
-                        scheduler.step()
-                    kept.after(done)
-            notes.append(noted)
-            epoch = Epoch(len(series["train_loss"]) + 1, done, total / seen, model, optimizer)
-            series = _extended(series, epoch, on_epoch)
-            stopped = stop is not None and stop(series) and done < budget
-        kept.end(done)
-        _check_weights(model, done)
+        with progress_bar(
+            progress if ranks.first else None, math.ceil((budget - state.steps) / each)
+        ) as advance:
+            while state.steps < budget and not state.stopped:
+                loss = _epoch(state, stepper, ranks, x, y, batch_size, budget)
+                epoch = Epoch(len(state.series["train_loss"]) + 1, state.steps, loss, model, optimizer)
+                state.series = _extended(state.series, epoch, on_epoch)
+                state.stopped = stop is not None and stop(state.series) and state.steps < budget
+                if saved is not None and ranks.first:
+                    saved.save(state.tensors)
+                advance()
+        kept.end(state.steps)
+        _check_weights(model, state.steps)
     finally:
         model.eval()
         optimizer.zero_grad()
-    return History(series, done, stopped, *kept.states, torch.stack(notes) if ledger is not None else None)
+    if saved is not None and ranks.first:
+        saved.remove()
+    noted = torch.stack(state.notes) if ledger is not None else None
+    return History(state.series, state.steps, state.stopped, *kept.states, noted)
 
 
-def _step(
-    presentation: Presentation, x: Tensor, y: Tensor, optimizer: Optimizer, step: int
-) -> tuple[float, Tensor]:
-    """One update; returns the sum of the batch's losses in float64, and what was noted."""
-    optimizer.zero_grad()
-    values, penalty, note = presentation(x, y, len(x))
-    total = float(values.detach().sum(dtype=torch.float64))
-    if not math.isfinite(total):
-        raise NumericalError(
-            f"The loss must stay finite; it did not at step {step}",
-            f"{total} over {len(x)} examples",
-            "Lower the learning rate, clip the gradient, or look for NaN in the data.",
-        )
-    risk = values.mean() if penalty is None else values.mean() + penalty
-    risk.backward()
-    optimizer.step()
-    return total, note
+def _epoch(
+    state: RunState, stepper: Stepper, ranks: Ranks, x: Tensor, y: Tensor, batch_size: int, budget: int
+) -> float:
+    """One pass, or what the budget leaves of it; the mean loss."""
+    total = seen = 0
+    order = EpochOrder.draw(len(x), state.generator)
+    noted = torch.full((len(x),), torch.nan)
+    with seeded_epoch(state.model, x.device, ranks.seed(order.seed)):
+        for rows in order.rows.split(batch_size)[: budget - state.steps]:
+            loss, mine, note = stepper.step(x, y, rows, state.steps + 1)
+            total += loss
+            seen += len(rows)
+            if note is not None:
+                noted[mine] = note.float().cpu()
+            state.steps += 1
+            if state.scheduler is not None:
+                state.scheduler.step()
+            state.kept.after(state.steps)
+    ranks.average_buffers(state.model)
+    if stepper.notes:
+        state.notes.append(ranks.gathered(noted))
+    return total / seen
 
 
 def _extended(

@@ -36,6 +36,7 @@ class Presentation(nn.Module):
         self.network = model if ledger is None else _CalledOnce(model)
         self.prefix = "network." if ledger is None else "network.inner."
         self._losses, self._penalty, self._ledger = losses, penalty, ledger
+        self.notes = ledger is not None
         self._inner = (model,)  # in a tuple, so that it is not registered a second time
 
     def forward(self, x: Any, y: Any, count: int) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from torchstone.errors import SettingError
@@ -48,6 +50,10 @@ class Snapshots:
         named = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
         self._states.append({name: tensor.detach().cpu().clone() for name, tensor in named.items()})
         self._steps.append(step)
+
+    def restore(self, states: Sequence[State], steps: Sequence[int]) -> None:
+        """Go on from states that were kept before."""
+        self._states, self._steps = [dict(state) for state in states], list(steps)
 
     @property
     def states(self) -> tuple[tuple[State, ...], tuple[int, ...]]:
