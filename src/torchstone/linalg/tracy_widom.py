@@ -84,8 +84,14 @@ def tracy_widom_quantile(probability: float) -> float:
 
 def _rule(low: float, high: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Gauss-Legendre nodes and weights on an interval."""
-    from numpy.polynomial.legendre import leggauss
-
-    nodes, weights = (torch.from_numpy(part) for part in leggauss(_NODES))
+    nodes, weights = _unit_rule()
     half = (high - low) / 2
     return low + half * (nodes + 1), half * weights
+
+
+@functools.cache
+def _unit_rule() -> tuple[torch.Tensor, torch.Tensor]:
+    from numpy.polynomial.legendre import leggauss
+
+    nodes, weights = leggauss(_NODES)
+    return torch.from_numpy(nodes), torch.from_numpy(weights)

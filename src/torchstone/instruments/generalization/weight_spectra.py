@@ -110,7 +110,7 @@ class WeightSpectra:
             ),
             remedies=_remedies(verdict),
             details=(
-                *_exponents(trained),
+                *_exponents(trained, null),
                 *(_histogram(trained[name], null[name], initial.get(name)) for name in _drawn(trained)),
                 _table(trained, null, initial),
                 *_margins(bench),
@@ -182,26 +182,33 @@ def _drawn(layers: dict[str, LayerSpectrum]) -> list[str]:
     return [name for name in layers if name in largest]
 
 
-def _exponents(layers: dict[str, LayerSpectrum]) -> tuple[Curve, ...]:
-    fitted = [(name, one.tail) for name, one in layers.items() if one.tail and math.isfinite(one.tail.alpha)]
-    if not fitted:
+def _exponents(trained: dict[str, LayerSpectrum], null: dict[str, LayerSpectrum | None]) -> tuple[Curve, ...]:
+    tails = {name: one.tail for name, one in trained.items() if one.tail and math.isfinite(one.tail.alpha)}
+    if not tails:
         return ()
-    line = Line(
-        "alpha",
-        numbers(range(1, len(fitted) + 1)),
-        numbers(tail.alpha for _, tail in fitted),
-        numbers(tail.interval.low for _, tail in fitted),
-        numbers(tail.interval.high for _, tail in fitted),
-    )
+    others = {name: other.tail for name in tails if (other := null[name]) and other.tail}
+    places = dict(zip(tails, numbers(range(1, len(tails) + 1)), strict=True))
+    lines = [
+        Line(
+            name,
+            tuple(places[weight] for weight in some),
+            numbers(tail.alpha for tail in some.values()),
+            numbers(tail.interval.low for tail in some.values()),
+            numbers(tail.interval.high for tail in some.values()),
+        )
+        for name, some in (("trained", tails), ("same entries, shuffled", others))
+        if some
+    ]
     return (
         Curve(
             "Exponent of the tail by layer",
             Axis("layer, input to output"),
             Axis("exponent alpha"),
-            (line,),
+            tuple(lines),
             (Marker("usual range ends: under-trained above", UNDER), Marker("over-trained below", OVER)),
-            tuple(name for name, _ in fitted),
-            caption="Bands are 95% intervals given where the tail starts. Small exponents mean a few strong directions.",
+            tuple(tails),
+            caption="Bands are 95% intervals given where the tail starts. Any spectrum has a best exponent: one that the "
+            "shuffled entries show too says nothing of training.",
         ),
     )
 
