@@ -21,6 +21,9 @@ from torchstone.bounds.binary_kl import (
     stochastic_risk_upper,
 )
 from torchstone.bounds.bootstrap import bootstrap_interval
+from torchstone.bounds.churn import (
+    churn,
+)
 from torchstone.bounds.convolution import ConvolutionLayer, NormBracket, convolution_norm
 from torchstone.bounds.crossed import CrossedError, crossed_mean
 from torchstone.bounds.decomposition import (
@@ -31,6 +34,9 @@ from torchstone.bounds.decomposition import (
     risks_under_law,
 )
 from torchstone.bounds.dense import DenseLayer
+from torchstone.bounds.detectable_difference import (
+    minimal_detectable_difference,
+)
 from torchstone.bounds.dichotomies import linear_dichotomies, linear_separator
 from torchstone.bounds.gaussian_kl import PriorGrid, gaussian_kl
 from torchstone.bounds.growth import (
@@ -81,6 +87,11 @@ from torchstone.bounds.rademacher_bounds import (
     vector_contraction,
 )
 from torchstone.bounds.risk_bound import RiskBound
+from torchstone.bounds.seed_comparison import (
+    SeedComparison,
+    compare_seeds,
+    probability_of_outperforming,
+)
 from torchstone.bounds.sgd_stability import (
     StabilityBound,
     convex_stability,
@@ -120,6 +131,7 @@ __all__ = [
     "RademacherComplexity",
     "RiskBound",
     "RiskDecomposition",
+    "SeedComparison",
     "SpectralComplexity",
     "SpectralMarginBound",
     "StabilityBound",
@@ -133,7 +145,9 @@ __all__ = [
     "bootstrap_interval",
     "catoni",
     "catoni_grid",
+    "churn",
     "clopper_pearson",
+    "compare_seeds",
     "consistent_class_bound",
     "consistent_vc_bound",
     "contraction",
@@ -167,6 +181,7 @@ __all__ = [
     "massart_bound",
     "mcallester",
     "mean_interval",
+    "minimal_detectable_difference",
     "nearest_neighbour_error",
     "newcombe_difference",
     "nonconvex_stability",
@@ -176,6 +191,7 @@ __all__ = [
     "path_distance_bound",
     "path_norm",
     "piece_bound",
+    "probability_of_outperforming",
     "product_norm",
     "quadratic",
     "rademacher_finite",
