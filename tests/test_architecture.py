@@ -48,7 +48,7 @@ LEVELS: list[set[str]] = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Building blocks serve people without specimens, so they may not know of them.
-BLOCKS_MAY_IMPORT = {"errors", "linalg", "kernels", "bounds", *BLOCKS}
+BLOCKS_MAY_IMPORT = {"errors", "writing", "linalg", "kernels", "bounds", *BLOCKS}
 REPORT_MAY_IMPORT = {"errors", "details", "reading", "examination", "plan", "serialise", "report"}
 # Methods of plain data that draw it; imported when called.
 ALLOWED = {("examination", "report")}

@@ -165,8 +165,7 @@ def fit(
     ranks = Ranks(processes)
     identity = fingerprint(model, x, y, generator) if checkpoint is not None or not ranks.alone else {}
     ranks.check_equal("weights, data and generator", str(sorted(identity.items())))
-    if not isinstance(optimizer, Optimizer):
-        optimizer = optimizer(model.parameters())
+    optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(model.parameters())
     if scheduler is not None and not isinstance(scheduler, LRScheduler):
         scheduler = scheduler(optimizer)
     stepper = Stepper(Presentation(model, losses, penalty, ledger), optimizer, ranks, autocast)
@@ -198,8 +197,12 @@ def fit(
         optimizer.zero_grad()
     if saved is not None and ranks.first:
         saved.remove()
-    noted = torch.stack(state.notes) if ledger is not None else None
-    return History(state.series, state.steps, state.stopped, *kept.states, noted)
+    return _history(state)
+
+
+def _history(state: RunState) -> History:
+    noted = torch.stack(state.notes) if state.notes else None
+    return History(state.series, state.steps, state.stopped, *state.kept.states, noted)
 
 
 def _epoch(
