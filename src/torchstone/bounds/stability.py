@@ -8,6 +8,7 @@ than :math:`\beta`. The bounds hold for the procedure, not for a class, so the n
 from __future__ import annotations
 
 import math
+
 from torchstone.bounds.risk_bound import RiskBound, check_at_least, check_count, check_delta, check_mean_loss
 
 _ASSUMES = (
