@@ -44,11 +44,23 @@ _ACTIVATIONS: dict[str, Callable[[Any], float]] = {
 
 @dataclass(frozen=True)
 class ChainLayer:
-    """One layer of a chain: its name, its map, and the Lipschitz constant of what follows up to the next layer."""
+    """One layer of a chain: its name, its map, and the Lipschitz constant of what follows up to the next layer.
+
+    Args:
+        name: Of its module.
+        layer: The map, with batch normalisation folded in.
+        lipschitz: Of everything up to the next layer.
+        activation: Of the activations alone, without the overlap of pooling windows.
+        maximum: Window size of pooling by maximum, 1 without.
+        between: What follows, by the name of its derivative; reshapes are left out.
+    """
 
     name: str
     layer: Layer
     lipschitz: float
+    activation: float = 1.0
+    maximum: int = 1
+    between: tuple[str, ...] = ()
 
 
 def chain(specimen: Specimen, state: dict[str, Tensor] | None = None) -> list[ChainLayer]:
@@ -142,8 +154,7 @@ def _untransposed(node: Any) -> Any:
 @dataclass
 class _Found:
     name: str
-    lipschitz: float
-    norms: list[Any]
+    above: _Above
 
 
 def _has_weight(module: nn.Module) -> bool:
@@ -175,7 +186,7 @@ def _walk(node: Any, owners: _Owners, inputs: Tensor | None) -> list[_Found]:
                 )
             if above.reshaped:
                 raise NotApplicableError("batch normalisation does not directly follow a layer")
-            found.append(_Found(owned[0], above.lipschitz, above.norms))
+            found.append(_Found(owned[0], above))
             above = _Above()
         else:
             above.pass_through(node, [owners.modules[name] for name in owned], bool(parameters))
@@ -189,7 +200,10 @@ def _walk(node: Any, owners: _Owners, inputs: Tensor | None) -> list[_Found]:
 class _Above:
     """What lies between a layer and the next one towards the output."""
 
-    lipschitz: float = 1.0
+    overlap: float = 1.0
+    activation: float = 1.0
+    maximum: int = 1
+    between: list[str] = field(default_factory=list)
     norms: list[Any] = field(default_factory=list)
     changes: bool = False
     """Whether anything but reshapes lies between."""
@@ -198,15 +212,18 @@ class _Above:
 
     def pass_through(self, node: Any, owners: list[nn.Module], has_weights: bool) -> None:
         name = node.name()
-        self.changes |= name not in _RESHAPES
+        if name not in _RESHAPES:
+            self.changes = True
+            self.between.insert(0, name)
         if name == "NativeBatchNormBackward0" and not node._saved_training and len(owners) == 1:
             self.norms.append(owners[0])
         elif name in _ACTIVATIONS and not has_weights:
             if self.norms:
                 raise NotApplicableError("batch normalisation does not directly follow a layer")
-            self.lipschitz *= _ACTIVATIONS[name](node)
+            self.activation *= _ACTIVATIONS[name](node)
         elif name.startswith("MaxPool") and not self.norms:
-            self.lipschitz *= _overlap(node)
+            self.overlap *= _overlap(node)
+            self.maximum *= math.prod(node._saved_kernel_size)
         elif name.startswith("AvgPool") and not self.norms and _averages_whole_windows(node):
             pass  # each output is a mean of K inputs and each input in at most K windows: norm at most 1
         elif name in _RESHAPES and not has_weights:
@@ -257,9 +274,11 @@ def _layer(
         layer = replace(
             layer, weight=weight.detach().to(device), bias=None if bias is None else bias.detach().to(device)
         )
-    for norm in reversed(found.norms):
+    above = found.above
+    for norm in reversed(above.norms):
         layer = _folded(layer, _Statistics.at_start(norm, modules, state) if state else _Statistics.of(norm))
-    return ChainLayer(found.name, layer, found.lipschitz)
+    lipschitz = above.activation * above.overlap
+    return ChainLayer(found.name, layer, lipschitz, above.activation, above.maximum, tuple(above.between))
 
 
 def _detached(tensor: Tensor | None) -> Tensor | None:
