@@ -30,6 +30,7 @@ from torchstone.robust.goal import (
     reach_class,
 )
 from torchstone.robust.input_scale import InputScale
+from torchstone.robust.langevin import langevin_search
 from torchstone.robust.losses import (
     carlini_wagner,
     cross_entropy,
@@ -88,6 +89,7 @@ __all__ = [
     "evaluate",
     "fast_minimum_norm",
     "fgsm",
+    "langevin_search",
     "lengths",
     "margin",
     "minimal_norm",
