@@ -108,12 +108,17 @@ def _computed(
         for key, setting in left:
             yield key, _piece(work, setting)
         return
-    from joblib import Parallel, delayed
+    from joblib import Parallel, delayed, effective_n_jobs
 
     with _backend(backend):
-        tasks = (delayed(_keyed)(work, key, setting) for key, setting in left)
-        # Dask and Ray hand results over in the order of the settings only.
-        how = "generator" if backend in ("dask", "ray") else "generator_unordered"
+        tasks = [delayed(_keyed)(work, key, setting) for key, setting in left]
+        if backend == "ray":  # hands over lists only: rounds, so that no kill loses more than one of them
+            each = max(1, effective_n_jobs(workers))
+            for start in range(0, len(tasks), each):
+                yield from Parallel(n_jobs=workers)(tasks[start : start + each])  # pyright: ignore[reportReturnType]
+            return
+        # Dask hands results over in the order of the settings only.
+        how = "generator" if backend == "dask" else "generator_unordered"
         yield from Parallel(n_jobs=workers, return_as=how)(tasks)  # pyright: ignore[reportReturnType]
 
 
