@@ -1,4 +1,4 @@
-"""The divergence against torch.distributions and a full-covariance formula; the grid of priors by brute force."""
+"""The divergence against torch.distributions, a full-covariance formula and its definition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from torchstone.bounds.gaussian_kl import PriorGrid, gaussian_kl
+from torchstone.bounds.gaussian_kl import gaussian_kl
 from torchstone.errors import SettingError
 
 
@@ -61,41 +61,3 @@ def test_widths_must_be_positive(wrong: float) -> None:
         gaussian_kl(one, bad, one, one)
     with pytest.raises(SettingError, match="prior_std must be positive"):
         gaussian_kl(one, one, one, bad)
-
-
-def test_shares_of_the_grid_add_up_to_delta() -> None:
-    grid = PriorGrid()
-    assert sum(grid.delta(j, 0.1) for j in range(1, 20_001)) == pytest.approx(0.1, rel=1e-4)
-    assert grid.variance(100) == pytest.approx(0.1 / math.e, rel=1e-12)
-
-
-@pytest.mark.parametrize("scale", [1e-6, 0.003, 0.2, 50.0])
-@pytest.mark.parametrize("coordinates", [3, 4000])
-def test_best_index_by_brute_force(scale: float, coordinates: int) -> None:
-    grid = PriorGrid(largest=0.5, precision=10)
-    mean, std = scale * drawn(coordinates), scale * drawn(coordinates, seed=1).exp()
-    zero = torch.zeros_like(mean)
-
-    def price(j: int) -> float:
-        prior = torch.full_like(mean, math.sqrt(grid.variance(j)))
-        return float(gaussian_kl(mean, std, zero, prior)) - math.log(grid.delta(j, 0.05))
-
-    spread = float((mean.square() + std.square()).sum())
-    best = grid.best(spread, coordinates)
-    assert best == min(range(1, 401), key=price)
-    free = spread / coordinates  # without the grid
-    if free < 0.4 and coordinates == 4000:
-        assert grid.variance(best) == pytest.approx(free, rel=0.06)
-
-
-def test_settings_of_the_grid_are_checked() -> None:
-    with pytest.raises(SettingError, match="largest must be finite and above 0"):
-        PriorGrid(largest=0.0)
-    with pytest.raises(SettingError, match="precision must be a whole number"):
-        PriorGrid(precision=0)
-    with pytest.raises(SettingError, match="index must be a whole number of at least 1"):
-        PriorGrid().variance(0)
-    with pytest.raises(SettingError, match="spread must be finite and at least 0"):
-        PriorGrid().best(math.nan, 3)
-    with pytest.raises(SettingError, match="coordinates must be a whole number"):
-        PriorGrid().best(1.0, 0)

@@ -13,7 +13,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from torchstone.bounds.binary_kl import kl_inverse_upper
-from torchstone.bounds.gaussian_kl import PriorGrid, gaussian_kl
+from torchstone.bounds.gaussian_kl import gaussian_kl
 from torchstone.bounds.pac_bayes import (
     PacBayesBound,
     catoni,
@@ -22,6 +22,7 @@ from torchstone.bounds.pac_bayes import (
     pac_bayes_kl,
     quadratic,
 )
+from torchstone.bounds.prior_grid import PriorGrid
 from torchstone.errors import SettingError
 
 FORMS: tuple[Callable[[float, float, int, float], PacBayesBound], ...] = (

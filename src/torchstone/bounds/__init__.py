@@ -38,7 +38,7 @@ from torchstone.bounds.detectable_difference import (
     minimal_detectable_difference,
 )
 from torchstone.bounds.dichotomies import linear_dichotomies, linear_separator
-from torchstone.bounds.gaussian_kl import PriorGrid, gaussian_kl
+from torchstone.bounds.gaussian_kl import gaussian_kl
 from torchstone.bounds.growth import (
     cover_count,
     log_sauer_bound,
@@ -63,6 +63,7 @@ from torchstone.bounds.pac_bayes import (
     quadratic,
 )
 from torchstone.bounds.power_law import PowerLaw, fit_power_law
+from torchstone.bounds.prior_grid import CentredGrid, PriorGrid
 from torchstone.bounds.proportion import (
     bonferroni_difference,
     clopper_pearson,
@@ -119,6 +120,7 @@ from torchstone.bounds.vc import consistent_vc_bound, growth_risk_bound, vc_risk
 __all__ = [
     "BayesErrorBracket",
     "BiasVariance",
+    "CentredGrid",
     "ConvolutionLayer",
     "CrossedError",
     "DenseLayer",
