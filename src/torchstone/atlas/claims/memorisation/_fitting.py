@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def relu_map(width: int, units: int, hidden: int, gain: float, generator: torch.
 
 
 def interpolate(
-    model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, steps: int = 800, polish: int = 500
+    model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, steps: int = 200, polish: int = 500
 ) -> float:
     """Full-batch Adam, then L-BFGS; the mean squared error that is left."""
     fit(
@@ -40,22 +41,30 @@ def interpolate(
         steps=steps,
         generator=generator,
     )
+    descend([*model.parameters()], lambda: squared_error(model, x, y).mean(), polish)
+    with torch.no_grad():
+        return float(squared_error(model, x, y).mean())
+
+
+def descend(parameters: list[Tensor], loss: Callable[[], Tensor], steps: int) -> list[float]:
+    """Minimise a smooth loss by L-BFGS, to rounding if the steps suffice; the losses met on the way."""
     optimizer = torch.optim.LBFGS(
-        model.parameters(),
-        max_iter=polish,
-        history_size=20,
-        tolerance_grad=1e-14,
+        parameters,
+        max_iter=steps,
+        history_size=30,
+        tolerance_grad=1e-13,
         tolerance_change=1e-18,
         line_search_fn="strong_wolfe",
     )
+    met: list[float] = []
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = squared_error(model, x, y).mean()
-        loss.backward()
-        return loss
+        value = loss()
+        value.backward()
+        met.append(float(value.detach()))
+        return value
 
     optimizer.step(closure)
     optimizer.zero_grad()
-    with torch.no_grad():
-        return float(squared_error(model, x, y).mean())
+    return met
