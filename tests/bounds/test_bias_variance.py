@@ -120,6 +120,22 @@ def test_several_outputs_are_averaged() -> None:
         assert part.value == pytest.approx(sum(one.parts[name].value for one in each) / 2, abs=1e-12)
 
 
+def test_the_share_of_the_variance_is_covered() -> None:
+    source, sizes = generator(14), (0.7, 1.0, 1.0)
+    truth = 2 / (0.49 + 2)
+    hits = []
+    for _ in range(300):
+        share = squared_bias_variance(*nested(source, 12, 2, 50, sizes)).share
+        hits.append(truth in share.error.interval(share.value))
+    assert 0.88 <= sum(hits) / len(hits) <= 0.99
+
+
+def test_no_risk_has_no_share() -> None:
+    found = squared_bias_variance(torch.zeros(3, 2, 4), torch.zeros(4))
+    assert math.isnan(found.share.value)
+    assert found.variance.value == 0
+
+
 # -- 0-1 loss ----------------------------------------------------------------------------------------------------------
 
 

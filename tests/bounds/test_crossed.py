@@ -62,6 +62,7 @@ def test_degrees_of_freedom_are_those_of_the_larger_part() -> None:
     assert CrossedError(0.0, 1.0, 4, 99).degrees == pytest.approx(99)
     assert CrossedError(0.0, 0.0, 4, 99).degrees == math.inf
     assert CrossedError(0.0, 0.0, 4, 99).interval(2.0).width == 0
+    assert CrossedError(math.nan, 0.0, 1, 99).interval(2.0).width == math.inf
     assert CrossedError(3.0, 4.0, 4, 99).total == pytest.approx(5)
 
 

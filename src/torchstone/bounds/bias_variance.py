@@ -8,6 +8,7 @@ intervals of `data` and `initialisation` cover about 90%, those of the bias more
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class BiasVariance:
         risk: Mean loss over training sets, seeds and examples.
         bias: Loss of the average prediction, noise in the targets included.
         variance: What the draw of training set and seed adds to it.
+        share: Variance over risk; NaN where there is no risk. Its error is that of the ratio, linearised.
         data: Share of the variance that averaging over seeds leaves; None with one network a training set.
         initialisation: Share of the variance that averaging over seeds removes; None likewise.
         draws: Number of training sets.
@@ -46,6 +48,7 @@ class BiasVariance:
     risk: Part
     bias: Part
     variance: Part
+    share: Part
     data: Part | None
     initialisation: Part | None
     draws: int
@@ -243,16 +246,26 @@ def _decomposed(table: Tensor, statistic: Callable[[Tensor], Tensor]) -> BiasVar
         return torch.stack([bias + data + initialisation, bias, data + initialisation, data, initialisation])
 
     names = ("risk", "bias", "variance", "data", "initialisation")
-    found = [Part(*pair) for pair in crossed_jackknife(table, with_sums, leave_out=draws > 2)]
-    parts: dict[str, Part] = dict(zip(names, found, strict=True))
+    whole = with_sums(table)
+    risk, variance = float(whole[0].mean()), float(whole[2].mean())
+    share = variance / risk if risk else math.nan
+
+    def with_share(some: Tensor) -> Tensor:
+        sums = with_sums(some)
+        # The ratio moves as (variance - share * risk) / risk does.
+        return torch.cat([sums, (sums[2] - share * sums[0])[None] / (risk or math.nan)])
+
+    found = [Part(*pair) for pair in crossed_jackknife(table, with_share, leave_out=draws > 2)]
+    parts: dict[str, Part] = dict(zip(names, found[:-1], strict=True))
     alone = seeds == 1
-    values: dict[str, Tensor] = dict(zip(names, with_sums(table), strict=True))
+    values: dict[str, Tensor] = dict(zip(names, whole, strict=True))
     if alone:
         del values["data"], values["initialisation"]
     return BiasVariance(
         risk=parts["risk"],
         bias=parts["bias"],
         variance=parts["variance"],
+        share=Part(share, found[-1].error),
         data=None if alone else parts["data"],
         initialisation=None if alone else parts["initialisation"],
         draws=draws,

@@ -45,10 +45,12 @@ class CrossedError:
         return sum(square for square, _ in parts) ** 2 / below if below > 0 else math.inf
 
     def interval(self, value: float, confidence: float = 0.95) -> Interval:
-        """Student's interval around a value."""
+        """Student's interval around a value; everything where a part of the error is unknown."""
         from scipy.special import stdtrit
 
         check_confidence(confidence)
+        if math.isnan(self.groups) or math.isnan(self.examples):
+            return Interval(-math.inf, math.inf, confidence, "unknown error")
         quantile = float(stdtrit(min(self.degrees, 1e9), (1 + confidence) / 2))
         half = quantile * self.total
         return Interval(value - half, value + half, confidence, "Student t over both draws")
