@@ -169,19 +169,23 @@ class TwinWatch:
         self._waiting: dict[tuple[int, int], _State] = {}
         self._apart: dict[tuple[int, int], _Apart] = {}
 
-    def remember(self, epoch: MembersEpoch) -> None:
-        """Keep the networks after an epoch."""
-        for key, state in self._states(epoch, copied=True):
+    def wants(self, epoch: int) -> bool:
+        """Whether this epoch is to be noted."""
+        return self._epochs is None or epoch in self._epochs
+
+    def remember(self, epoch: MembersEpoch, outputs: Tensor | None = None) -> None:
+        """Keep the networks after an epoch, and their outputs (k, M, ...) where there is no probe to find them."""
+        for key, state in self._states(epoch, outputs, copied=True):
             self._waiting[key] = state
             self._steps[epoch.index] = epoch.steps
 
-    def compare(self, epoch: MembersEpoch) -> None:
+    def compare(self, epoch: MembersEpoch, outputs: Tensor | None = None) -> None:
         """Measure how far the twins are from the networks that were kept.
 
         Raises:
             SettingError: None was kept.
         """
-        for key, state in self._states(epoch, copied=False):
+        for key, state in self._states(epoch, outputs, copied=False):
             if key not in self._waiting:
                 raise SettingError(
                     "TwinWatch.compare needs the twin of every network after every epoch",
@@ -218,11 +222,14 @@ class TwinWatch:
             None if first.disagreement is None else table(lambda one: one.disagreement),
         )
 
-    def _states(self, epoch: MembersEpoch, copied: bool) -> Iterator[tuple[tuple[int, int], _State]]:
+    def _states(
+        self, epoch: MembersEpoch, outputs: Tensor | None, copied: bool
+    ) -> Iterator[tuple[tuple[int, int], _State]]:
         """Each network by its member and epoch; the ensemble goes on changing, so what is kept must be a copy."""
-        if self._epochs is not None and epoch.index not in self._epochs:
+        if not self.wants(epoch.index):
             return
-        outputs = None if self._probe is None else self._probe(epoch.ensemble).detach()
+        if self._probe is not None:
+            outputs = self._probe(epoch.ensemble).detach()
         stacks = {name: stack.detach() for name, stack in epoch.ensemble.parameters.items()}
         if copied:
             stacks = {name: stack.clone() for name, stack in stacks.items()}
