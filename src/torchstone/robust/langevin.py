@@ -66,7 +66,7 @@ def langevin_search(
         >>> langevin_search(scores, torch.tensor([[0.1], [0.3]]), 0.2, generator=draw).success.tolist()
         [True, False]
 
-    Source: Arpit et al. 2017, section 4.3 and algorithm 1 (LASS).
+    Source: Arpit et al. 2017, algorithm 1 (LASS).
     """
     ball = Ball.around(inputs, radius, "linf", bounds)
     finite = bool(torch.isfinite(ball.eps).all())
