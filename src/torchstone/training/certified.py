@@ -101,15 +101,8 @@ def train_certified(
     Parrado-Hernandez & Shawe-Taylor 2007.
     """
     check_pairs(x, y, batch_size)
-    count = len(x)
-    held = round(prior_share * count)
-    if not 0 <= prior_share < 1 or held >= count or (prior_share > 0 and held == 0):
-        raise SettingError(
-            "prior_share must lie in [0, 1) and leave examples on both sides",
-            f"{prior_share} of {count} examples",
-            "Use 0.5, or 0 for a prior at the initial weights.",
-        )
-    order = torch.randperm(count, generator=generator)
+    order = torch.randperm(len(x), generator=generator)
+    held = _held(prior_share, len(x))
     prior_rows, rows = order[:held].to(x.device), order[held:].to(x.device)
     start = copy.deepcopy(model).eval()
     if held:
@@ -124,11 +117,12 @@ def train_certified(
             epochs=prior_epochs,
             generator=generator,
         )
+    some_x, some_y = x[rows], y[rows]
     trained = fit_pac_bayes(
         start,
         bounded(losses),
-        x[rows],
-        y[rows],
+        some_x,
+        some_y,
         batch_size=batch_size,
         epochs=epochs,
         generator=generator,
@@ -137,16 +131,18 @@ def train_certified(
         delta=delta,
         price=price,
     )
-    certificate = certify(
-        start,
-        trained.posterior,
-        trained.centre,
-        errors,
-        x[rows],
-        y[rows],
-        generator=generator,
-        delta=delta,
-        draws=draws,
-        grid=CentredGrid(std**2),
-    )
+    given = {"generator": generator, "delta": delta, "draws": draws, "grid": CentredGrid(std**2)}
+    certificate = certify(start, trained.posterior, trained.centre, errors, some_x, some_y, **given)
     return CertifiedNetwork(certificate, trained, start, prior_rows.cpu())
+
+
+def _held(share: float, count: int) -> int:
+    """How many examples the prior is trained on."""
+    held = round(share * count) if 0 <= share < 1 else count
+    if held >= count or (share > 0 and held == 0):
+        raise SettingError(
+            "prior_share must lie in [0, 1) and leave examples on both sides",
+            f"{share} of {count} examples",
+            "Use 0.5, or 0 for a prior at the initial weights.",
+        )
+    return held
