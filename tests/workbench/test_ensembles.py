@@ -39,7 +39,9 @@ def bench(lr: float = 0.1, seed: int = 0) -> Workbench:
     training = Training(build, cross_entropy, optimizer, batch_size=16, epochs=3)
     specimen = trained("small", DataSplit(*data(), *data(30)), Classification(), training, seed=5)
     assert specimen.recipe is not None
-    specimen.recipe.optimizer.param_groups[0]["lr"] = lr  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    live = specimen.recipe.live_optimizer
+    assert live is not None
+    live.param_groups[0]["lr"] = lr
     return Workbench.on(specimen, seed=seed)
 
 
