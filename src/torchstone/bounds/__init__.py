@@ -21,10 +21,22 @@ from torchstone.bounds.binary_kl import (
     stochastic_risk_upper,
 )
 from torchstone.bounds.bootstrap import bootstrap_interval
+from torchstone.bounds.chaining import ChainingBound, chaining_bound
 from torchstone.bounds.churn import (
     churn,
 )
 from torchstone.bounds.convolution import ConvolutionLayer, NormBracket, convolution_norm
+from torchstone.bounds.covering import (
+    Cover,
+    CoveringNumber,
+    covering_number,
+    function_distances,
+    greedy_cover,
+    greedy_packing,
+    largest_packing,
+    least_cover,
+)
+from torchstone.bounds.covering_bounds import ball_log_cover, ball_log_cover_from_below, matrix_log_cover
 from torchstone.bounds.crossed import CrossedError, crossed_mean
 from torchstone.bounds.decomposition import (
     RiskDecomposition,
@@ -38,6 +50,12 @@ from torchstone.bounds.detectable_difference import (
     minimal_detectable_difference,
 )
 from torchstone.bounds.dichotomies import linear_dichotomies, linear_separator
+from torchstone.bounds.dudley import (
+    DudleyBound,
+    dudley_bound,
+    dudley_of_sample,
+    log_entropy_integral,
+)
 from torchstone.bounds.gaussian_kl import gaussian_kl
 from torchstone.bounds.growth import (
     cover_count,
@@ -103,8 +121,16 @@ from torchstone.bounds.sgd_stability import (
 )
 from torchstone.bounds.shattering import VCDimension, is_shattered, shatters, shatters_linear, vc_dimension
 from torchstone.bounds.sign_changes import count_sign_changes, piece_bound, trace_on_line
+from torchstone.bounds.sparsification import Sparsification, maurey_sparsification, sparsify_linear
 from torchstone.bounds.spectral import SpectralComplexity, spectral_complexity
 from torchstone.bounds.spectral_margin import SpectralMarginBound, ramp_loss, spectral_margin_bound
+from torchstone.bounds.surrogate import (
+    MarginLoss,
+    SurrogateExcess,
+    is_calibrated,
+    psi_transform,
+    surrogate_excess,
+)
 from torchstone.bounds.trained_rademacher import TrainedRademacher, trained_rademacher
 from torchstone.bounds.uniform_deviation import (
     UniformDeviation,
@@ -121,10 +147,15 @@ __all__ = [
     "BayesErrorBracket",
     "BiasVariance",
     "CentredGrid",
+    "ChainingBound",
     "ConvolutionLayer",
+    "Cover",
+    "CoveringNumber",
     "CrossedError",
     "DenseLayer",
+    "DudleyBound",
     "Interval",
+    "MarginLoss",
     "NeighbourError",
     "NormBracket",
     "PacBayesBound",
@@ -134,12 +165,16 @@ __all__ = [
     "RiskBound",
     "RiskDecomposition",
     "SeedComparison",
+    "Sparsification",
     "SpectralComplexity",
     "SpectralMarginBound",
     "StabilityBound",
+    "SurrogateExcess",
     "TrainedRademacher",
     "UniformDeviation",
     "VCDimension",
+    "ball_log_cover",
+    "ball_log_cover_from_below",
     "bayes_error_interval",
     "bayes_risk_of_law",
     "binary_kl",
@@ -147,6 +182,7 @@ __all__ = [
     "bootstrap_interval",
     "catoni",
     "catoni_grid",
+    "chaining_bound",
     "churn",
     "clopper_pearson",
     "compare_seeds",
@@ -158,8 +194,11 @@ __all__ = [
     "count_sign_changes",
     "cover_count",
     "cover_hart_bracket",
+    "covering_number",
     "cross_entropy_bias_variance",
     "crossed_mean",
+    "dudley_bound",
+    "dudley_of_sample",
     "empirical_rademacher",
     "empirical_risks",
     "expansive_stability",
@@ -167,20 +206,29 @@ __all__ = [
     "finite_class_risk_bound",
     "finite_class_sample_size",
     "fit_power_law",
+    "function_distances",
     "gaussian_kl",
+    "greedy_cover",
+    "greedy_packing",
     "growth_risk_bound",
     "hoeffding",
+    "is_calibrated",
     "is_shattered",
     "kl_inverse_lower",
     "kl_inverse_upper",
+    "largest_packing",
+    "least_cover",
     "linear_bracket",
     "linear_dichotomies",
     "linear_separator",
+    "log_entropy_integral",
     "log_sauer_bound",
     "margin_risk_bound",
     "margins",
     "massart",
     "massart_bound",
+    "matrix_log_cover",
+    "maurey_sparsification",
     "mcallester",
     "mean_interval",
     "minimal_detectable_difference",
@@ -195,6 +243,7 @@ __all__ = [
     "piece_bound",
     "probability_of_outperforming",
     "product_norm",
+    "psi_transform",
     "quadratic",
     "rademacher_finite",
     "rademacher_kernel",
@@ -210,11 +259,13 @@ __all__ = [
     "shatters",
     "shatters_linear",
     "sign_change_growth",
+    "sparsify_linear",
     "spectral_complexity",
     "spectral_margin_bound",
     "squared_bias_variance",
     "stochastic_risk_upper",
     "strongly_convex_stability",
+    "surrogate_excess",
     "threshold_network_labellings",
     "tightest_bracket",
     "trace_on_line",
