@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,12 @@ from torch.nn.utils import parametrize
 from torchstone.errors import NumericalError, SettingError
 
 
-def network_path_norm(model: nn.Module, example: Tensor, order: float = 1.0) -> float:
+def network_path_norm(
+    model: nn.Module,
+    example: Tensor,
+    order: float = 1.0,
+    forward: Callable[[nn.Module, Tensor], Tensor] | None = None,
+) -> float:
     r"""Norm over all paths from an input or a bias to an output: :math:`(\sum_{paths} \prod_e |w_e|^p)^{1/p}`.
 
     A copy of the network with :math:`|w|^p` in place of every weight and bias is run on an input of ones; its outputs sum to the
@@ -28,8 +34,9 @@ def network_path_norm(model: nn.Module, example: Tensor, order: float = 1.0) -> 
 
     Args:
         model: The network; not changed.
-        example: One input with its batch dimension (1, ...), for its shape only.
+        example: An input with its batch dimension (1, ...), for its shape only; of several the first counts.
         order: p: 1 for `l1_margin_bound`, 2 for comparing networks.
+        forward: Runs a network on inputs, `forward(model, x)`; by default `model(x)`.
 
     Returns:
         The norm; infinite where it exceeds the range of float64.
@@ -66,14 +73,15 @@ def network_path_norm(model: nn.Module, example: Tensor, order: float = 1.0) -> 
                     "network_path_norm needs finite weights", "NaN or infinity", "The network has diverged."
                 )
             parameter.copy_(parameter.abs() ** order)
-        outputs = twin(torch.ones_like(example, dtype=torch.float64))
+        ones = torch.ones_like(example, dtype=torch.float64)
+        outputs = twin(ones) if forward is None else forward(twin, ones)
     if not isinstance(outputs, Tensor):
         raise SettingError(
             "network_path_norm needs a network that returns a tensor",
             type(outputs).__name__,
             "Wrap it in a module that returns its scores.",
         )
-    total = float(outputs.sum())
+    total = float(outputs[0].sum())
     return math.inf if not math.isfinite(total) else total ** (1 / order)
 
 
