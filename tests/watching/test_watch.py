@@ -174,6 +174,26 @@ def test_accounts_keep_the_budget() -> None:
     assert schedule.spent["cheap"].times >= 900
 
 
+def test_what_cheap_quantities_leave_unused_pays_for_dear_ones_in_short_runs() -> None:
+    """Alone on its equal account the dear one, 30 steps of work, would wait 30 * 20 / 0.1 = 6,000 steps."""
+    quantities = [Slow() for _ in range(20)]
+    for k, quantity in enumerate(quantities):
+        quantity.name = f"cheap {k}"  # pyright: ignore[reportAttributeAccessIssue]
+    quantities[-1].name = "dear"  # pyright: ignore[reportAttributeAccessIssue]
+    quantities[-1].cost = 30.0
+    schedule = Schedule(quantities, "auto", 0.10)
+    seconds, other = 0.0, 0.0
+    for step in range(1, 1001):
+        seconds += 0.1
+        other += 0.0005  # hooks and logs
+        for quantity in schedule.due(step, seconds, other):
+            schedule.note(quantity, step, 3.0 if quantity.name == "dear" else 0.0001)
+    assert schedule.spent["dear"].times == 1
+    assert schedule.spent["dear"].last < 800
+    assert schedule.total + other <= 0.10 * seconds
+    assert all(schedule.spent[f"cheap {k}"].times > 800 for k in range(19))
+
+
 def test_a_budget_is_kept_in_a_real_loop() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -301,11 +321,14 @@ def test_a_step_without_an_optimizer_step_keeps_the_loss() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watcher = watch(model, optimizer, every=1, quantities="cheap")
     with watcher:
-        with pytest.warns(TrainingWarning, match="took no step"):
-            watcher.step(torch.tensor(2.0))
+        watcher.step(torch.tensor(2.0))
         watcher.step(3.0)
         watcher.step()
-    assert [record.values.get("loss") for record in watcher.records] == [2.0, 3.0, None]
+        for _ in range(6):
+            watcher.step(4.0)
+        with pytest.warns(TrainingWarning, match="took no step in the last 10 calls"):
+            watcher.step(4.0)
+    assert [record.values.get("loss") for record in watcher.records][:4] == [2.0, 3.0, None, 4.0]
 
 
 def test_losses_between_records_are_averaged() -> None:

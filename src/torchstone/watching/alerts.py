@@ -47,7 +47,11 @@ def vanishing(record: Record, rounding: Mapping[str, float]) -> list[Alert]:
             continue
         limit = rounding.get(layer, ROUNDING["torch.float32"])
         if record.layers.get("weight_norm", {}).get(layer, 0.0) > 0 and ratio < limit:
-            message = f"{layer} hardly moves: a step changes it by {ratio:.1e} of its size, less than its type can hold."
+            message = (
+                f"{layer} hardly moves: a step changes it by {ratio:.1e} of its size, less than its type can hold."
+                if ratio > 0
+                else f"{layer} does not move: no gradient reaches it."
+            )
             remedy = "Initialise for the depth (torchstone.init), normalise, or add skip connections."
             found.append(Alert(record.step, "vanishing", "poor", layer, message, remedy))
     return found

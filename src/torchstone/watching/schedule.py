@@ -33,7 +33,9 @@ class Schedule:
 
     With a number, all of them at every so many steps. With "auto", every quantity has an equal account into which a share
     of the training time flows, `budget` for all together, and is measured as soon as its account covers what it is
-    expected to cost: what it cost on average so far, at first its own guess in training steps.
+    expected to cost: what it cost on average so far, at first its own guess in training steps. Cheap quantities leave most
+    of their accounts unused; half of what is left over goes to the quantity that has waited longest, so that the dear ones
+    are measured in short runs too. Never is more spent than the budget holds, as far as costs were expected right.
 
     Args:
         quantities: All of them.
@@ -70,23 +72,35 @@ class Schedule:
         """Seconds spent on measuring."""
         return sum(one.seconds for one in self.spent.values())
 
-    def due(self, step: int, training_seconds: float) -> list[Quantity]:
+    def due(self, step: int, training_seconds: float, other_seconds: float = 0.0) -> list[Quantity]:
         """What to measure after a step.
 
         Args:
             step: Counted from 1.
             training_seconds: What the training itself has taken so far, without what is spent here.
+            other_seconds: Spent on watching but on no quantity: hooks, logs.
         """
         if self.every != "auto":
             assert isinstance(self.every, int)
             return list(self.quantities) if step == 1 or step % self.every == 0 else []
-        step_seconds = training_seconds / max(1, step)
+        expected = {one.key: self._expected(one, training_seconds / max(1, step)) for one in self.quantities}
         account = self.budget * training_seconds / max(1, len(self.quantities))
-        return [
-            quantity
-            for quantity in self.quantities
-            if self.spent[quantity.key].seconds + self._expected(quantity, step_seconds) <= account
-        ]
+        left = self.budget * training_seconds - self.total - other_seconds
+        chosen: list[Quantity] = []
+        for quantity in self.quantities:
+            cost = expected[quantity.key]
+            if self.spent[quantity.key].seconds + cost <= account and cost <= left:
+                chosen.append(quantity)
+                left -= cost
+        waiting = sorted((one for one in self.quantities if one not in chosen), key=self._waited)
+        if waiting and expected[waiting[0].key] <= left / 2:
+            chosen.append(waiting[0])
+        return [one for one in self.quantities if one in chosen]
+
+    def _waited(self, quantity: Quantity) -> tuple[int, float]:
+        """Those never measured first, the cheapest of them before the others; then those measured longest ago."""
+        one = self.spent[quantity.key]
+        return (one.last, quantity.cost)
 
     def note(self, quantity: Quantity, step: int, seconds: float) -> None:
         """A measurement that was made."""

@@ -30,6 +30,7 @@ from torchstone.watching.schedule import Every, Schedule
 from torchstone.watching.state import State
 
 MAX_RECORDS = 100_000
+IDLE = 10
 
 
 class TrainingWarning(UserWarning):
@@ -83,7 +84,7 @@ class Watch:
         self._said: set[str] = set()
         self._hooks: list[Any] = []
         self._step = 0
-        self._stepped = False
+        self._stepped, self._idle = False, 0
         self._due: list[Quantity] = []
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
@@ -145,10 +146,12 @@ class Watch:
                 )
                 self._loss_count += 1
             due = self._due if self._stepped else self._upcoming(self._step)
-            if not self._stepped:
+            # A GradScaler leaves out the steps whose gradients overflowed, at first several in a row.
+            self._idle = 0 if self._stepped else self._idle + 1
+            if self._idle == IDLE:
                 self._say_once(
                     "no step",
-                    "the optimiser took no step since the last call of step(): only losses are kept",
+                    f"the optimiser took no step in the last {IDLE} calls of step(): only losses are kept",
                 )
             if due:
                 self._measure(due)
@@ -205,7 +208,7 @@ class Watch:
     def _upcoming(self, step: int) -> list[Quantity]:
         """What to measure at a step, decided before it, because some of it has to be kept from before."""
         training = time.perf_counter() - self._started - self._spent
-        return self.schedule.due(step, training)
+        return self.schedule.due(step, training, max(0.0, self._spent - self.schedule.total))
 
     # -- measuring -------------------------------------------------------------------------------------------------
 

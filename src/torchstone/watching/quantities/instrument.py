@@ -16,7 +16,7 @@ from torchstone.workbench import Workbench
 
 _STEPS = {
     CostClass.INSTANT: 3.0,
-    CostClass.SECONDS: 60.0,
+    CostClass.SECONDS: 20.0,
     CostClass.MINUTES: 400.0,
     CostClass.RETRAINING: 1e6,
 }
@@ -61,6 +61,7 @@ class InstrumentQuantity(Quantity):
         if reading.verdict.level in _SEVERITY:
             remedy = reading.remedies[0].action if reading.remedies else ""
             severity = _SEVERITY[reading.verdict.level]
-            alerts = [Alert(state.step, self.meta.title.lower(), severity, "", reading.headline, remedy)]
+            message = f"{self.meta.title}: {reading.verdict.reason}."
+            alerts = [Alert(state.step, self.meta.title.lower(), severity, "", message, remedy)]
         value = reading.value if reading.value is not None else math.nan
         return Measured({} if math.isnan(value) else {self.meta.id: value}, alerts=alerts)
