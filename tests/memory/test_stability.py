@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torchstone.errors import NumericalError, SettingError
-from torchstone.memory import floquet_multipliers, jacobians, spectral_radius
+from torchstone.memory import arnoldi_radius, floquet_multipliers, jacobians, spectral_radius
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -122,3 +122,29 @@ def test_what_it_refuses():
         spectral_radius(torch.tensor([[float("inf")]]))
     with pytest.raises(SettingError, match="at least one point"):
         floquet_multipliers(torch.cos, torch.zeros(0, 1))
+
+
+def test_arnoldi_finds_the_radius_of_each_matrix_of_a_batch():
+    A = torch.stack([drawn(60, 60, seed=seed) / 60**0.5 for seed in range(3)])
+    A[0, :, 0] *= 5  # one eigenvalue stands apart
+    found = arnoldi_radius(lambda v: torch.einsum("bij,bj->bi", A, v), drawn(3, 60, seed=7), steps=60)
+    exact = torch.linalg.eigvals(A).abs().amax(1)
+    assert found.values.tolist() == pytest.approx(exact.tolist(), rel=1e-3)
+
+
+def test_its_residual_is_that_of_the_pair():
+    """Symmetric: an eigenvalue lies within the residual of the Ritz value."""
+    root = drawn(40, 40)
+    A = (root + root.T)[None]
+    found = arnoldi_radius(lambda v: torch.einsum("bij,bj->bi", A, v), drawn(1, 40, seed=1), steps=12)
+    exact = torch.linalg.eigvalsh(A[0]).abs()
+    assert float((exact - found.values[0]).abs().min()) <= float(found.residuals[0]) + 1e-12
+    assert float(found.residuals[0]) > 0
+
+
+def test_arnoldi_stops_at_invariant_spaces_and_takes_zero_matrices():
+    A = torch.stack([torch.diag(torch.tensor([3.0, 0.0, 0.0])), torch.zeros(3, 3)]).double()
+    found = arnoldi_radius(lambda v: torch.einsum("bij,bj->bi", A, v), drawn(2, 3))
+    assert found.values.tolist() == pytest.approx([3, 0], abs=1e-9)
+    with pytest.raises(NumericalError, match="Products must be finite"):
+        arnoldi_radius(lambda v: v * float("nan"), drawn(1, 3))

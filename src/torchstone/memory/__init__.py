@@ -11,15 +11,25 @@ from torchstone.memory.denoising import (
 )
 from torchstone.memory.hopfield import CRITICAL_LOAD, HopfieldNetwork, Recall, overlap, unstable_bit_rate
 from torchstone.memory.identity import IdentityCorrelations, identity_correlations
+from torchstone.memory.noisy_codes import CodeModel, fit_code_model, noisy_code_bits
 from torchstone.memory.orbits import Orbits, distances, follow
 from torchstone.memory.principal_components import ProbabilisticPCA
 from torchstone.memory.span_projection import linear_autoencoder_limit, span_projection
-from torchstone.memory.stability import SpectralRadius, floquet_multipliers, jacobians, spectral_radius
+from torchstone.memory.stability import (
+    ArnoldiRadius,
+    SpectralRadius,
+    arnoldi_radius,
+    floquet_multipliers,
+    jacobians,
+    spectral_radius,
+)
 
 __all__ = [
     "CRITICAL_LOAD",
+    "ArnoldiRadius",
     "Attractor",
     "Attractors",
+    "CodeModel",
     "Codelength",
     "HopfieldNetwork",
     "IdentityCorrelations",
@@ -28,9 +38,11 @@ __all__ = [
     "ProbabilisticPCA",
     "Recall",
     "SpectralRadius",
+    "arnoldi_radius",
     "distances",
     "entropy_bits",
     "find_attractors",
+    "fit_code_model",
     "floquet_multipliers",
     "follow",
     "gaussian_bits",
@@ -42,6 +54,7 @@ __all__ = [
     "linear_denoiser",
     "mixture_score",
     "nearest_stored",
+    "noisy_code_bits",
     "overlap",
     "score_from_denoiser",
     "span_projection",

@@ -98,6 +98,69 @@ def spectral_radius(matrices: Tensor, *, squarings: int = 16) -> SpectralRadius:
     return SpectralRadius(values, low, high)
 
 
+@dataclass(frozen=True)
+class ArnoldiRadius:
+    """Largest absolute Ritz values of several matrices known by their products.
+
+    Attributes:
+        values: (B,) float64. No certain end: what the start does not see is overlooked, like every search by products.
+        residuals: |A u - theta u| of the Ritz pair, (B,): the distance to a matrix that has this eigenvalue.
+    """
+
+    values: Float[Tensor, " b"]
+    residuals: Float[Tensor, " b"]
+
+
+def arnoldi_radius(
+    products: Callable[[Tensor], Tensor], start: Tensor, *, steps: int = 40, tolerance: float = 1e-4
+) -> ArnoldiRadius:
+    """Spectral radii of B matrices at once, from Krylov spaces, for matrices too large to be written down.
+
+    Cost: at most `steps` products with each matrix; memory of steps + 1 vectors each.
+
+    Args:
+        products: From vectors (B, d) to A_b v_b, (B, d). The transposed matrices have the same radius.
+        start: A vector for each matrix, (B, d), drawn at random.
+        steps: Size of the largest Krylov space.
+        tolerance: Residual, relative to the radius, at which all are done.
+
+    Returns:
+        Ritz values and residuals.
+
+    Raises:
+        NumericalError: A product is NaN or infinite.
+
+    Source: Arnoldi 1951; Saad 2011, section 6.2.
+    """
+    b, d = start.shape
+    steps = min(steps, d)
+    Q = torch.zeros(b, steps + 1, d, dtype=torch.float64, device=start.device)
+    H = torch.zeros(b, steps + 1, steps, dtype=torch.float64, device=start.device)
+    Q[:, 0] = torch.nn.functional.normalize(start.double(), dim=1)
+    found = ArnoldiRadius(H[:, 0, 0], H[:, 0, 0])
+    for m in range(1, steps + 1):
+        w = products(Q[:, m - 1]).double()
+        if not bool(w.isfinite().all()):
+            raise NumericalError(
+                "Products must be finite", "NaN or infinity", "Look where the map overflows."
+            )
+        for _ in range(2):  # twice is enough
+            overlaps = torch.einsum("bmd,bd->bm", Q[:, :m], w)
+            H[:, :m, m - 1] += overlaps
+            w = w - torch.einsum("bmd,bm->bd", Q[:, :m], overlaps)
+        norm = torch.linalg.vector_norm(w, dim=1)
+        H[:, m, m - 1] = norm
+        tiny = norm <= 1e-14 * torch.linalg.matrix_norm(H[:, :m, :m])  # the space is invariant
+        Q[:, m] = torch.where(tiny[:, None], 0.0, w / torch.where(tiny, 1.0, norm)[:, None])
+        values, vectors = torch.linalg.eig(H[:, :m, :m])
+        top = values.abs().argmax(1)
+        last = vectors[torch.arange(b, device=start.device), m - 1, top].abs()
+        found = ArnoldiRadius(values.abs().amax(1), norm * last)
+        if bool((found.residuals <= tolerance * found.values).all()):
+            break
+    return found
+
+
 def _gelfand(A: Tensor, squarings: int) -> tuple[Tensor, Tensor]:
     r"""Ends of the radius. Kept: :math:`A^k = e^{scale} (B + E)` with |B|_F = 1 and |E|_F <= error."""
     d, unit = A.shape[-1], torch.finfo(torch.float64).eps
