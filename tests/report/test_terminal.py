@@ -44,6 +44,21 @@ def test_one_screen_says_what_matters(rich):
         assert words in text
 
 
+@pytest.mark.parametrize(("width", "shown"), [(100, True), (60, True), (40, False)])
+def test_a_remedy_that_can_be_tried_says_how(rich, width, shown):
+    readings = dict(rich.readings)
+    (name, reading), *_ = [
+        (n, r) for n, r in readings.items() if r.remedies and r.verdict.level is Level.POOR
+    ]
+    first = replace(
+        reading.remedies[0], action="Start with orthogonal weights. " * 5, trial="init=orthogonal"
+    )
+    readings[name] = replace(reading, remedies=(first,))
+    text = printed(replace(rich, readings=readings), width)
+    assert ("--try init=orthogonal" in text) is shown
+    assert "→ Start with orthogonal" in text
+
+
 @pytest.mark.parametrize("amount", [0, 1, 12, 23, 24, 60])
 def test_forty_lines_of_a_hundred_columns(rich, read, amount):
     more = {reading.id: reading for reading in crowd(read, amount)}

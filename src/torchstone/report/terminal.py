@@ -20,6 +20,7 @@ from torchstone.report.marks import MARKS, ORDER
 from torchstone.report.words import duration, number_of
 
 MOST_LINES = 40
+_SHORTEST_ACTION = 30  # columns, before the trial of a remedy is left out
 _MOST_LEGEND_LINES = 6
 _QUESTION = 15  # columns of the questions' names
 _FILLS = "█▓▒░▚▞"
@@ -156,7 +157,13 @@ class _Screen:
                 Text(f"{place} ").append_text(self.say(mark.sign, mark.style)) + " " + title + "  " + number
             )
             if reading.remedies:
-                lines.append(Text("    ") + self.say(f"→ {reading.remedies[0].action}"))
+                remedy = reading.remedies[0]
+                said = self.say(f"→ {remedy.action}")
+                attempt = f"  --try {remedy.trial}" if remedy.trial else ""
+                if attempt and (room := self.width - 4 - len(attempt)) >= _SHORTEST_ACTION:
+                    said.truncate(room, overflow=self.overflow)
+                    said.append_text(self.say(attempt, "bold"))
+                lines.append(Text("    ") + said)
         return lines
 
     def table(self, examination: Examination, room: int) -> list[Text]:

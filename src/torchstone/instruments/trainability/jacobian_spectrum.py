@@ -320,13 +320,18 @@ def _remedies(verdict: Verdict) -> tuple[Remedy, ...]:
             'Start with orthogonal weights (scheme="orthogonal"): their own singular values are all equal.',
             "torchstone.init.apply",
             "dynamical_isometry",
+            trial="init=orthogonal",
         ),
         Remedy(
             "Put layers into residual blocks, branches scaled by one over their number: the Jacobian of each is I + J.",
             "torchstone.layers.residual.Residual",
             "residual_jacobian",
         ),
-        Remedy("Normalise what enters each layer, which keeps its mean square.", "torch.nn.LayerNorm"),
+        Remedy(
+            "Normalise what enters each layer, which keeps its mean square.",
+            "torch.nn.LayerNorm",
+            trial="norm=layer",
+        ),
     )
 
 
