@@ -172,6 +172,13 @@ def test_zero_one_parts_add_up_and_agree_with_domingos_formula() -> None:
     assert checked > 30
 
 
+def test_two_seeds_are_too_few_for_a_most_frequent_prediction() -> None:
+    predictions, labels = votes(5, 2, 30, 3, 15)
+    found = zero_one_bias_variance(predictions, labels)
+    assert set(found.parts) == {"bias", "variance"}
+    assert found.bias.value + found.variance.value == pytest.approx(found.risk.value, abs=1e-12)
+
+
 def test_variance_helps_where_the_main_prediction_is_wrong() -> None:
     predictions = torch.zeros(5, 1, 2, dtype=torch.long)
     predictions[0] = 1

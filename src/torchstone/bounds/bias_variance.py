@@ -37,7 +37,8 @@ class BiasVariance:
         bias: Loss of the average prediction, noise in the targets included.
         variance: What the draw of training set and seed adds to it.
         share: Variance over risk; NaN where there is no risk. Its error is that of the ratio, linearised.
-        data: Share of the variance that averaging over seeds leaves; None with one network a training set.
+        data: Share of the variance that averaging over seeds leaves; None with one network a training set (0-1 loss: fewer
+            than three, of which the most frequent prediction tells nothing).
         initialisation: Share of the variance that averaging over seeds removes; None likewise.
         draws: Number of training sets.
         seeds: Networks trained on each.
@@ -226,10 +227,10 @@ def zero_one_bias_variance(predictions: Tensor, labels: Tensor) -> BiasVariance:
 
     def statistic(table: Tensor) -> Tensor:
         bias = error(_main(table.mean((0, 1))))
-        middle = error(_main(table.mean(1))).mean(0) if table.shape[1] > 1 else error(table).mean((0, 1))
+        middle = error(_main(table.mean(1))).mean(0)
         return torch.stack([bias, middle - bias, error(table).mean((0, 1)) - middle])
 
-    found = _decomposed(votes, statistic)
+    found = _decomposed(votes, statistic, split=votes.shape[1] > 2)
     main = _main(votes.mean((0, 1)))
     away = 1 - (main * votes.mean((0, 1))).sum(-1)
     biased = error(main)
@@ -237,7 +238,7 @@ def zero_one_bias_variance(predictions: Tensor, labels: Tensor) -> BiasVariance:
     return found
 
 
-def _decomposed(table: Tensor, statistic: Callable[[Tensor], Tensor]) -> BiasVariance:
+def _decomposed(table: Tensor, statistic: Callable[[Tensor], Tensor], split: bool = True) -> BiasVariance:
     """Evaluate bias, data and initialisation parts (3, N), with their sums and all error bars."""
     draws, seeds, examples = table.shape[:3]
 
@@ -257,7 +258,7 @@ def _decomposed(table: Tensor, statistic: Callable[[Tensor], Tensor]) -> BiasVar
 
     found = [Part(*pair) for pair in crossed_jackknife(table, with_share, leave_out=draws > 2)]
     parts: dict[str, Part] = dict(zip(names, found[:-1], strict=True))
-    alone = seeds == 1
+    alone = seeds == 1 or not split
     values: dict[str, Tensor] = dict(zip(names, whole, strict=True))
     if alone:
         del values["data"], values["initialisation"]

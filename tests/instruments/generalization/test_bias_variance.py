@@ -116,7 +116,7 @@ def test_three_losses_add_up(classified: tuple[Specimen, Reading]) -> None:
     for name in names:
         rows = {row[1]: row[2] for row in table.rows if row[0] == name}
         whole = rows.pop("all")
-        assert len(rows) == 3
+        assert len(rows) == (2 if name == "misclassification" else 3)  # two seeds have no majority
         assert sum(float(v) for v in rows.values() if isinstance(v, float)) == pytest.approx(whole, abs=1e-10)
     assert (
         sum(item.value for item in parts(reading).values()) > 0.2

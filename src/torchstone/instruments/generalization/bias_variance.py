@@ -246,7 +246,7 @@ def _table(losses: dict[str, BiasVariance]) -> Table:
         tuple(rows),
         caption=(
             "Misclassification: the bias is the error of the most frequent prediction, the variance what deviating from it "
-            "costs net of what it gains (Domingos 2000). Cross-entropy (nats): the bias is the loss of the normalised "
+            "costs net of what it gains (Domingos 2000), in one with fewer than three seeds. Cross-entropy (nats): the bias is the loss of the normalised "
             "geometric mean of the predictions (Yang et al. 2020)."
         ),
     )
