@@ -1,5 +1,7 @@
 """Critical samples under true and under shuffled labels: the gates over five seeds."""
 
+import torch
+
 from torchstone.atlas.claims.memorisation import random_labels_need_finer_decisions as claim
 from torchstone.atlas.conformance import ClaimConformance
 from torchstone.details import Table
@@ -14,5 +16,6 @@ class TestRandomLabelsNeedFinerDecisions(ClaimConformance):
     def test_every_one_of_five_seeds(self):
         [table] = [figure for figure in self.result.evidence.figures if isinstance(figure, Table)]
         assert len(table.rows) == claim.SEEDS == 5
-        assert min(row[2] for row in table.rows) > max(row[1] for row in table.rows)
-        assert max(max(row[3:]) for row in table.rows) <= 0.01  # all are fitted
+        _, true, shuffled, *errors = (torch.tensor(column) for column in zip(*table.rows, strict=True))
+        assert shuffled.min() > true.max()
+        assert torch.stack(errors).max() <= 0.01  # all are fitted

@@ -19,7 +19,7 @@ from torchstone.training.ensemble import Ensemble
 from torchstone.training.evaluation import cross_entropy, misclassified
 from torchstone.training.fit_many import MembersEpoch, fit_many
 
-SEEDS, WIDTH, BATCH, EPOCHS, EXAMPLES = 5, 128, 32, 60, 400
+SEEDS, WIDTH, BATCH, EPOCHS, EXAMPLES = 5, 128, 32, 40, 300
 RADIUS = 0.15  # in standard deviations of the inputs, which digits are scaled to
 PROBE = 100  # held-out inputs
 
