@@ -30,6 +30,7 @@ class Recipe:
         epochs: Passes over the training set.
         build: Makes an untrained network of the same shape, drawing from the generator it is given.
         schedule: Makes a learning-rate scheduler for an optimiser.
+        penalty: Regulariser: from the network to a number that was added to the mean loss of each batch.
         initial_state: Parameters before training, by name, for distances from initialisation.
         history: What was logged, one value an epoch: "train_loss", "train_error", "test_loss", "test_error",
             "margin", "norm".
@@ -47,6 +48,7 @@ class Recipe:
     epochs: int | None = None
     build: Callable[..., nn.Module] | None = None
     schedule: Callable[[Optimizer], Any] | None = None
+    penalty: Callable[[nn.Module], Tensor] | None = None
     initial_state: Mapping[str, Tensor] | None = None
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
     trajectory: Sequence[Mapping[str, Tensor] | str | Path] = ()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torchstone.errors import NotApplicableError, SpecimenError, blaming
+from torchstone.errors import NotApplicableError, SettingError, SpecimenError, blaming
 from torchstone.objectives import Objective
 from torchstone.recipe import Recipe
 from torchstone.specimen import Specimen
@@ -116,6 +116,7 @@ def train(
         batch_size=min(recipe.batch_size or 1, len(rows)),
         epochs=recipe.epochs,
         scheduler=recipe.schedule,
+        penalty=recipe.penalty,
         generator=generator,
         on_epoch=on_epoch,
     )
@@ -241,7 +242,7 @@ def train_many(
         epochs: In place of the recipe's.
         lr_factors: Factor of the learning rate for each.
         weight_decay: For each; the recipe's optimiser must have none.
-        penalty: Added to the mean loss.
+        penalty: Added to the mean loss, in place of the recipe's.
         ledger: What is noted of each example at each presentation, from outputs and batch; `wrong(objective)` notes
             errors.
         on_epoch: Called after each epoch with the epoch and the networks so far (`siblings.errors("test")`, say).
@@ -251,8 +252,11 @@ def train_many(
     Raises:
         NotApplicableError: The recipe does not say how to train, or labels cannot be put in the target's place.
         SpecimenError: `build` fails, or makes networks of other parameters than the specimen's.
+        SettingError: No seeds, or rows, labels or factors that do not pair up with them.
     """
     recipe = _complete(specimen)
+    if len(seeds) == 0:
+        raise SettingError("train_many needs a seed for each network, at least one", "none", "Pass range(8).")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     models = [untrained(specimen, generator, build) for generator in generators]
     objective = specimen.objective.bind(models[0])
@@ -272,7 +276,7 @@ def train_many(
         lr_factors=lr_factors,
         weight_decay=weight_decay,
         scheduler=recipe.schedule,
-        penalty=penalty,
+        penalty=penalty if penalty is not None else recipe.penalty,
         ledger=data.mapped(objective, ledger) if ledger is not None else None,
         on_epoch=_with_siblings(specimen, objective, on_epoch),
         on_progress=on_progress,
