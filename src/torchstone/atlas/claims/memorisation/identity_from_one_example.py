@@ -106,9 +106,7 @@ def convolutional(depth: int, generator: torch.Generator) -> nn.Sequential:
     sizes = [1, *[CHANNELS] * (depth - 1), 1]
     layers: list[nn.Module] = []
     for entering, leaving in itertools.pairwise(sizes):
-        layer: Any = nn.utils.skip_init(
-            nn.Conv2d, entering, leaving, 3, padding=1, bias=False
-        )
+        layer: Any = nn.utils.skip_init(nn.Conv2d, entering, leaving, 3, padding=1, bias=False)
         drawn = torch.randn(layer.weight.shape, generator=generator)
         with torch.no_grad():
             layer.weight.copy_((2 / (9 * entering)) ** 0.5 * drawn)
