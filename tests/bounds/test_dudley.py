@@ -52,13 +52,13 @@ def test_dudley_and_chaining_bound_the_complexity_of_ten_finite_classes() -> Non
 
 def test_many_functions_on_a_segment_cost_no_more_than_a_few() -> None:
     segment = lambda members: torch.linspace(0, 1, members, dtype=torch.float64)[:, None] * torch.ones(64)
-    chain = [chaining_bound(segment(m)).value for m in (100, 400, 1600)]
-    dudley = [dudley_of_sample(segment(m)).value for m in (100, 400, 1600)]
-    massart = [massart_bound(segment(m)) for m in (100, 400, 1600)]
+    chain = [chaining_bound(segment(m)).value for m in (100, 300, 900)]
+    dudley = [dudley_of_sample(segment(m)).value for m in (100, 300, 900)]
+    massart = [massart_bound(segment(m)) for m in (100, 300, 900)]
     assert chain[2] < 1.05 * chain[0]
     assert dudley[2] < 1.05 * dudley[0]
-    assert massart[2] > 1.2 * massart[0]
-    assert chaining_bound(segment(1600)).levels[0] < 100
+    assert massart[2] > 1.15 * massart[0]
+    assert chaining_bound(segment(900)).levels[0] < 100
 
 
 def test_closed_form_of_the_logarithmic_integral() -> None:
