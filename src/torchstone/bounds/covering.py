@@ -249,7 +249,7 @@ def _integer_programme(rows: Tensor, least: bool) -> int:
         [1.0 if least else -1.0] * size,
         integrality=[1] * size,
         bounds=Bounds(0, 1),
-        constraints=LinearConstraint(csr_array(rows.double().numpy()), *ends),
+        constraints=LinearConstraint(csr_array(rows.double().cpu().numpy()), *ends),
         options={"time_limit": 60},
     )
     if not solved.success:

@@ -147,7 +147,7 @@ def rates(generator: torch.Generator) -> Curve:
             line("90% quantile", lambda n: seen[n].quantile(1 - DELTA)),
             line("union bound", lambda n: finite_class_deviation(len(risks), n, DELTA)),
         ),
-        caption="All fall as 1/sqrt(n). The bound is about twice the quantile: thresholds that are close to each other "
+        caption="All fall as 1/sqrt(n). The bound is about 1.6 times the quantile: thresholds that are close to each other "
         "deviate together, and the union counts each of them.",
     )
 
