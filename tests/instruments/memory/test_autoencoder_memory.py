@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchstone import Specimen
+from torchstone.bounds.proportion import clopper_pearson
 from torchstone.details import Histogram, Images, Scalars, Table
 from torchstone.errors import SettingError
 from torchstone.instruments.measurement import measure
@@ -62,7 +63,9 @@ def test_a_map_that_attracts_to_its_examples_is_found_out():
     found = reading(remembering(train), train, test)
     assert found.verdict.level is Level.POOR
     assert found.value == 1
-    assert found.uncertainty is None  # all 12 were asked
+    assert found.uncertainty is not None
+    assert found.uncertainty.covers == "probes"  # all 12 were asked, with one disturbance each
+    assert found.uncertainty.low == clopper_pearson(12, 12).low
     assert "0% of test examples" in found.headline
     assert found.remedies
     shares = {item.name: item.value for item in detail(found, "Where random inputs end").items}
@@ -231,6 +234,7 @@ def test_a_sample_of_the_examples_has_an_error_bar():
     found = reading(remembering(train[:20], 50.0), train, examples=16)
     assert found.uncertainty is not None
     assert found.value is not None
+    assert found.uncertainty.covers == "examples"
     assert found.uncertainty.low <= 0.5 <= found.uncertainty.high
 
 

@@ -98,9 +98,9 @@ class AutoencoderMemory:
         return Reading.of(
             self.META,
             value=stored / count,
-            uncertainty=None
-            if every
-            else Uncertainty(interval.low, interval.high, "examples", "Clopper-Pearson"),
+            uncertainty=Uncertainty(
+                interval.low, interval.high, "probes" if every else "examples", "Clopper-Pearson"
+            ),
             verdict=verdict,
             headline=_headline(stored, count, found),
             explanation=(
