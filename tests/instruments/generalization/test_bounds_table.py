@@ -111,7 +111,7 @@ def test_infinite_bounds_are_in_the_table_and_off_the_plot() -> None:
     assert reading.verdict.level is Level.INFORMATIVE, reading.verdict.reason
     rows = {str(row[0]): row[1] for row in tables(reading)["Bounds"].rows}
     assert rows["weight size (l1)"] == math.inf
-    left_out = dict(tables(reading)["Bounds that do not apply here"].rows)
+    left_out = {row[0]: row[1] for row in tables(reading)["Bounds that do not apply here"].rows}
     assert "range of float64" in str(left_out["spectral margin"])
     [curve] = [one for one in reading.details if isinstance(one, Curve)]
     assert len(curve.ticks) < len(rows)
