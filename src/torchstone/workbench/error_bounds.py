@@ -61,7 +61,7 @@ class Skipped:
 def error_bounds(bench: Workbench, delta: float, draws: int) -> tuple[list[ErrorBound], list[Skipped]]:
     """All bounds that can be evaluated, each with failure probability `delta` of its own.
 
-    Cost: forward passes over training and test data, the spectral norms of the layers, and 6 + `draws` passes for PAC-Bayes.
+    Cost: forward passes over training and test data, the spectral norms of the layers, and 7 + `draws` passes for PAC-Bayes.
 
     Args:
         bench: With class labels and scores.

@@ -24,7 +24,7 @@ from torchstone.specimen import Specimen
 from torchstone.workbench.workbench import Workbench
 
 _GRID = CentredGrid(0.01, precision=20)
-_SHARES = tuple(2.0**-k for k in range(6))
+_SHARES = tuple(2.0**k for k in range(-2, 5))
 _SCOUTS = 1
 _DRAWS_SHARE = 0.2
 
@@ -49,11 +49,11 @@ class PosteriorBound:
 
 
 def gaussian_posterior_bound(bench: Workbench, delta: float, draws: int) -> PosteriorBound:
-    r"""The best bound over six strengths of noise, from halves of the typical distance to the prior's centre downwards.
+    r"""The best bound over seven strengths of noise, from 1/4 to 16 times the weights' typical distance from the prior's centre.
 
     The strength is chosen by one network each; the bound is then evaluated with fresh draws. A fifth of `delta` is for the draws.
 
-    Cost: 6 + `draws` forward passes.
+    Cost: 7 + `draws` forward passes.
 
     Args:
         bench: With class labels and scores.

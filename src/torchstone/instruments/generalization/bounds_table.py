@@ -27,7 +27,7 @@ class BoundsTable:
     and PAC-Bayes for the network with Gaussian noise on its weights. The value is the tightest of those from training
     examples alone; vacuous values are kept as they are.
 
-    Cost: one pass over training and test data, the layers' spectral norms, and 6 + `draws` passes for PAC-Bayes.
+    Cost: one pass over training and test data, the layers' spectral norms, and 7 + `draws` passes for PAC-Bayes.
     Bias: none; an upper bound is no estimate.
     Source: Jiang et al. 2020 (bounds beside gaps); each bound has its own in `torchstone.bounds`.
     """
@@ -57,10 +57,10 @@ class BoundsTable:
         bounds.sort(key=lambda one: one.value)
         train = float(bench.errors("train").double().mean())
         gap = _measured_gap(bench) if bench.specimen.has("test") else None
-        best = next(one for one in bounds if not one.held_out and not one.rate)
-        useful = sum(one.value < 1 for one in bounds if not one.held_out and not one.rate)
-        total = sum(not one.held_out and not one.rate for one in bounds)
-        verdict = judge(best.value)
+        own = [one for one in bounds if not one.held_out and not one.rate]
+        best, guessing = own[0], _guessing(bench)
+        useful = sum(one.value < guessing for one in own)
+        verdict = judge(best.value, guessing)
         measured = "" if gap is None else f"; measured on test data it is {train + gap.value:.3g}"
         return Reading.of(
             self.META,
@@ -70,33 +70,49 @@ class BoundsTable:
             ),
             verdict=verdict,
             headline=(
-                f"{useful} of {total} bounds from training data say anything; the tightest ({best.name}) allows an "
-                f"error of {best.value:.3g}{measured}."
+                f"{useful} of {len(own)} bounds from training data say more than guessing; the tightest ({best.short}) "
+                f"allows an error of {best.value:.3g}{measured}."
             ),
             explanation=HOW_TO_READ,
             remedies=_remedies(verdict),
-            details=(*_plot(bounds, train, gap), _table(bounds, train, gap), *_left_out(skipped)),
+            details=(
+                _plot(bounds, train, guessing, gap),
+                _table(bounds, train, guessing, gap),
+                *_left_out(skipped),
+            ),
             notes=_notes(self.delta, draws, bench),
         )
 
 
 HOW_TO_READ = (
     "How to read a vacuous bound: an error is never above 1, so a bound of 1 or more is true of every network and says "
-    "nothing about this one. It is no sign of a bad network. It means that what the bound looks at (how many weights, how "
+    "nothing about this one; one above the error of guessing the most frequent class says no more than guessing. It is no sign of a bad network. It means that what the bound looks at (how many weights, how "
     "large they are) does not by itself explain why the network generalises. Its use is in comparisons: of networks by "
     "the same bound, and over training. A bound from held-out examples is tight because it needs no explanation."
 )
 
 
-def judge(tightest: float) -> Verdict:
-    """Good where training data alone bound the error below 1; a vacuous bound is no fault, so it is informative."""
-    threshold = "a bound from training data below 1 (an error is never above 1)"
-    source = "definition of a vacuous bound; Dziugaite & Roy 2017, section 1"
-    if tightest < 1:
+def judge(tightest: float, guessing: float) -> Verdict:
+    """Good where training data alone bound the error below that of guessing; a vacuous bound is no fault of the network."""
+    threshold = (
+        f"a bound from training data below {guessing:.3g}, the error of naming the most frequent class"
+    )
+    source = (
+        "Dziugaite & Roy 2017, section 1 (vacuous bounds); the error of guessing is of the training labels"
+    )
+    if tightest < guessing:
         return Verdict(
             Level.GOOD, f"training data alone bound the error by {tightest:.3g}", threshold, source
         )
-    return Verdict(Level.INFORMATIVE, "all bounds from training data are vacuous", threshold, source)
+    return Verdict(
+        Level.INFORMATIVE, "no bound from training data says more than guessing", threshold, source
+    )
+
+
+def _guessing(bench: Workbench) -> float:
+    """Error of always naming the most frequent class, on the training labels."""
+    labels = bench.labels("train")
+    return 1 - float(labels.unique(return_counts=True)[1].max()) / len(labels)
 
 
 @dataclass(frozen=True)
@@ -116,16 +132,18 @@ def _measured_gap(bench: Workbench) -> Gap:
     return Gap(value, interval.low, interval.high)
 
 
-def _plot(bounds: list[ErrorBound], train: float, gap: Gap | None) -> tuple[Detail, ...]:
+def _plot(bounds: list[ErrorBound], train: float, guessing: float, gap: Gap | None) -> Curve:
     shown = [one for one in bounds if math.isfinite(one.value)]
     heights = [min(max(one.value - train, _LOWEST), _HIGHEST) for one in shown]
     markers = [Marker("vacuous above: error 1", max(1 - train, _LOWEST))]
+    if guessing > train:
+        markers.append(Marker("guessing", guessing - train))
     if gap is not None and gap.value > 0:
         markers.append(Marker("measured gap", gap.value))
     elif gap is not None and gap.high > 0:
         markers.append(Marker("measured gap, upper end of its interval", gap.high))
     line = Line("bound on test error minus training error", tuple(range(1, len(shown) + 1)), tuple(heights))
-    curve = Curve(
+    return Curve(
         "Bounds on the gap",
         Axis("bound, from the tightest"),
         Axis("test error minus training error", "share", log=True),
@@ -138,16 +156,16 @@ def _plot(bounds: list[ErrorBound], train: float, gap: Gap | None) -> tuple[Deta
             f"Values are drawn between {_LOWEST:g} and {_HIGHEST:g}; the table has them all."
         ),
     )
-    return (curve,)
 
 
-def _table(bounds: list[ErrorBound], train: float, gap: Gap | None) -> Table:
+def _table(bounds: list[ErrorBound], train: float, guessing: float, gap: Gap | None) -> Table:
     rows = []
     for one in bounds:
         times = (one.value - train) / gap.value if gap is not None and gap.value > 0 else None
-        verdict = "no bound" if one.rate else "vacuous" if one.value >= 1 else "yes"
+        says = "yes" if one.value < guessing else "less than guessing" if one.value < 1 else "vacuous"
+        says = "no bound" if one.rate else says
         source = "held-out" if one.held_out else "training"
-        rows.append((one.name, one.value, one.value - train, times, verdict, source, one.assumes))
+        rows.append((one.name, one.value, one.value - train, times, says, source, one.assumes))
     columns = (
         "bound",
         "error at most",
@@ -188,8 +206,14 @@ def _remedies(verdict: Verdict) -> tuple[Remedy, ...]:
     return (
         Remedy("Trust held-out examples for a guarantee, and keep some that nothing is chosen by."),
         Remedy(
-            "For a certificate from training data, train the bound itself: a stochastic network.",
-            "torchstone.training",
+            "For a certificate from training data, train the bound itself (instrument pac_bayes_certificate).",
+            "torchstone.training.certified.train_certified",
+            "certificate_from_training_data",
+        ),
+        Remedy(
+            "Compare networks by the bounds that see the size of the weights, not by those that count them.",
+            "torchstone.bounds.weight_size",
+            "size_of_weights",
         ),
     )
 
