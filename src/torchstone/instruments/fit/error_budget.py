@@ -35,7 +35,7 @@ class ErrorBudget:
     The irreducible part is bracketed by nearest neighbours (Cover & Hart 1967) on the inputs and on the network's last
     hidden layer; for squared errors, by the Gamma test. Elsewhere it is unknown and counted with fitting. See
     `torchstone.bounds.budget` for the arithmetic. Fitting holds approximation and optimisation error together: telling
-    them apart needs other networks.
+    them apart needs other networks, which `fitting_error` trains.
 
     Cost: one forward pass over all data and a neighbour search, O(N M d) for N training and M test examples of d
     numbers. Bias: the Bayes error is a bracket; its lower end is a limit for infinite data, so the irreducible part is,
@@ -348,7 +348,8 @@ def _remedies(parts: Budget, verdict: Verdict) -> tuple[Remedy, ...]:
             "Better inputs or cleaner labels: no model does better on these; see suspect_labels."
         ),
         "fitting": Remedy(
-            "A larger network, longer training or a better-tuned optimiser: it does not fit its own data."
+            "A larger network, longer training or a better-tuned optimiser: it does not fit its own data (fitting_error, in "
+            "the deep plan, says which)."
         ),
         "estimation": Remedy(
             "More data, augmentation or regularisation: it fits its data better than new data."
