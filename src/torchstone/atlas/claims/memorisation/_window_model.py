@@ -23,8 +23,10 @@ class WindowModel(nn.Module):
     ) -> None:
         super().__init__()
         self.vocabulary, self.window = vocabulary, window
-        self.embedding = nn.Embedding(vocabulary + 1, 12)
-        self.hidden, self.head = nn.Linear(12 * window, width), nn.Linear(width, vocabulary)
+        with torch.device("meta"):  # the layers' own initialisation would draw from the global generator
+            self.embedding = nn.Embedding(vocabulary + 1, 12)
+            self.hidden, self.head = nn.Linear(12 * window, width), nn.Linear(width, vocabulary)
+        self.to_empty(device="cpu")
         with torch.no_grad():
             for parameter in self.parameters():
                 scale = parameter.shape[-1] ** -0.5 if parameter is not self.embedding.weight else 1.0
