@@ -37,7 +37,7 @@ def counterexample(scale: Scale, generator: torch.Generator) -> Evidence:
 
 def experiment(scale: Scale, generator: torch.Generator, points: Points) -> Evidence:
     """Shares of separable labellings by linear programmes, full lists, VC dimensions and sign changes."""
-    draws = 400 if scale is Scale.QUICK else 20_000
+    draws = 400 if scale is Scale.QUICK else 6000
     hits = torch.tensor([separable(POINTS, DIMENSIONS, points, generator) for _ in range(draws)]).double()
     parts = [
         Evidence.within_errors(
@@ -57,7 +57,7 @@ def experiment(scale: Scale, generator: torch.Generator, points: Points) -> Evid
                 f"labellings against Sauer, n = {n}, d = {d}", found.labellings, sauer_sum(n, found.dimension)
             ),
         ]
-    changes, lines = sign_changes(100 if scale is Scale.QUICK else 5000, generator)
+    changes, lines = sign_changes(100 if scale is Scale.QUICK else 1000, generator)
     parts.append(Evidence.at_most("sign changes beyond N + 1, 1-D ReLU networks", float(changes), 0))
     return Evidence.all_of(*parts, figures=(capacity(draws // 10, points, generator), lines))
 
