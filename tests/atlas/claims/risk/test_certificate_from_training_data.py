@@ -11,6 +11,7 @@ from torchstone.details import Table
 
 class TestCertificateFromTrainingData(ClaimConformance):
     id = "certificate_from_training_data"
+    seconds = 60.0  # about 7 on a core of its own
 
     def test_certificates_are_below_one_half(self):
         from_data = self.measured(f"largest certificate, {module.FROM_DATA}")

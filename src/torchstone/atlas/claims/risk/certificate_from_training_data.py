@@ -54,11 +54,11 @@ def honest(
 ) -> tuple[Certificate, nn.Module, GaussianWeights]:
     """A prior that has not seen the examples of the bound."""
     settings: dict[str, Any] = {
-        FROM_DATA: {"prior_share": 0.5, "epochs": 5, "std": NOISE},
-        FROM_START: {"prior_share": 0.0, "epochs": 50, "std": WIDE_NOISE, "price": 0.5, "optimizer": adam},
+        FROM_DATA: {"prior_share": 0.5, "epochs": 3, "std": NOISE},
+        FROM_START: {"prior_share": 0.0, "epochs": 60, "std": WIDE_NOISE, "price": 0.5, "optimizer": adam},
     }[prior]
     made = train_certified(
-        network(generator), x, y, generator=generator, delta=DELTA, batch_size=140, draws=500, **settings
+        network(generator), x, y, generator=generator, delta=DELTA, batch_size=70, draws=500, **settings
     )
     return made.certificate, made.model, made.posterior
 
@@ -86,8 +86,8 @@ def network(generator: torch.Generator, width: int = 16) -> nn.Module:
 
 
 def adam(groups: Any) -> torch.optim.Optimizer:
-    """Rates that move an initial network within 50 passes."""
-    return torch.optim.Adam([{**groups[0], "lr": 2e-2}, {**groups[1], "lr": 6e-2}])
+    """Rates that move an initial network within 60 passes."""
+    return torch.optim.Adam([{**groups[0], "lr": 1e-2}, {**groups[1], "lr": 3e-2}])
 
 
 def run(scale: Scale, generator: torch.Generator) -> Evidence:
