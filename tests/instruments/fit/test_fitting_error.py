@@ -166,6 +166,16 @@ def test_a_schedule_fixes_the_length() -> None:
     assert "schedule" in reading.headline
 
 
+def test_a_network_without_training_errors_is_not_trained_again() -> None:
+    made = specimen(network, Classification(), rings())
+    with torch.no_grad():
+        labels = made.model(rings()[0][0]).argmax(1)
+    agreeing = specimen(network, Classification(), ((rings()[0][0], labels), rings()[1]))
+    reading = measure(FittingError(), Workbench.on(agreeing))
+    assert (reading.value, reading.verdict.level) == (0.0, Level.GOOD)
+    assert reading.cost.backward_passes == 0
+
+
 def test_trainings_that_diverge_are_said() -> None:
     reading = measure(FittingError(), Workbench.on(specimen(zeros, Regression(), regression(), lr=1e9)))
     assert reading.verdict.level is Level.NOT_APPLICABLE

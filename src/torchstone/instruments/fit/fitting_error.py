@@ -36,7 +36,8 @@ class FittingError:
     what none of them fits stays unsplit (irreducible error among it). The textbook's parts are differences of risks on new
     data, where longer training may also do harm; the changes of the test error stand beside them.
 
-    Cost: seeds * longer trainings, and as many of wider networks where width can be set. Bias: lower bounds, as said.
+    Cost: seeds * longer trainings, and as many of wider networks where width can be set; one forward pass where the examined
+    network makes no error on its training data. Bias: lower bounds, as said.
     Source: Bottou & Bousquet 2008, section 2.2.
     """
 
@@ -75,8 +76,8 @@ class FittingError:
         if recipe.schedule is not None:
             raise NotApplicableError("the recipe's learning-rate schedule fixes how long training takes")
         metric = metric_of(bench)
-        if metric.classes:
-            bench.errors("train")
+        if metric.classes and not bool(bench.errors("train").any()):
+            return self._nothing_left(metric)
         seeds = torch.randint(2**31, (self.seeds,), generator=bench.generator(self.META.id)).tolist()
         runs, series = self._trained(bench, recipe, metric, seeds)
         parts = split(runs)
@@ -101,6 +102,16 @@ class FittingError:
             notes=()
             if WIDER in runs
             else ("No wider networks: recipe.build takes no `width` with a default.",),
+            unit=f"training {metric.name}",
+        )
+
+    def _nothing_left(self, metric: Metric) -> Reading:
+        return Reading.of(
+            self.META,
+            value=0.0,
+            verdict=judge(0.0, {}, self.share),
+            headline="The network makes no error on its training data: nothing is left to split.",
+            explanation="The examined network's own training error is zero, so that nothing was trained again.",
             unit=f"training {metric.name}",
         )
 
