@@ -136,6 +136,16 @@ def test_far_tails_are_those_of_the_normal_law() -> None:
     assert float(fit.exposures[3]) == pytest.approx(-(log_density - math.log(slope)) / math.log(2), rel=1e-3)
 
 
+def test_a_law_that_ends_abruptly() -> None:
+    """Exponential log-perplexities: the fit is nearly a half-normal law, below whose end there is next to nothing."""
+    sample = 5 - torch.rand(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64).log()
+    values = torch.tensor([6.0, 4.999, 4.9, 4.0, -100.0], dtype=torch.float64)
+    fit = extrapolated_exposure(values, sample, resamples=2, generator=torch.Generator().manual_seed(0))
+    assert bool(torch.isfinite(fit.exposures).all())
+    assert bool((fit.exposures.diff() > 0).all())
+    assert fit.p_value < 0.01
+
+
 def test_a_large_format_is_extrapolated_to_what_enumeration_gives() -> None:
     generator = torch.Generator().manual_seed(0)
     form = CanaryFormat((9, *[None] * 5), tuple(range(8)))  # 32,768
