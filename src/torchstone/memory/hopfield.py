@@ -112,7 +112,7 @@ class HopfieldNetwork:
             sweep += 1
             before = states.clone()
             for neuron in torch.randperm(n, generator=generator).tolist():
-                field = states @ self.weights[:, neuron]
+                field = states @ self.weights[neuron]  # a row, for it is symmetric
                 states[:, neuron] = torch.where(field == 0, states[:, neuron], field.sign())
             settled = (states == before).all(1)
         return Recall(states, sweep, settled)

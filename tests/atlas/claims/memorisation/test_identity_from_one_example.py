@@ -22,7 +22,7 @@ class TestIdentityFromOneExample(ClaimConformance):
         assert self.measured("rank correlation of depth with the identity, digits") < -0.8
 
     def test_every_network_fits_its_image(self):
-        assert self.measured("largest mean squared error on the example") < 1e-2
+        assert self.measured("largest mean squared error on the example") < 1e-3
 
 
 def test_rank_correlation_is_spearman_s():

@@ -30,7 +30,7 @@ def counterexample(scale: Scale, generator: torch.Generator) -> Evidence:
 
 def experiment(scale: Scale, generator: torch.Generator, load: float) -> Evidence:
     """Exact recall at one load, overlap over all loads, and the rate of unstable bits."""
-    neurons = 400 if scale is Scale.QUICK else 2000
+    neurons = 400 if scale is Scale.QUICK else 1000
     exact, _ = recalled(neurons, load, generator)
     means = {one: recalled(neurons, one, generator)[1] for one in LOADS}
     xi = patterns(int(BIT_LOAD * neurons), neurons, generator)
