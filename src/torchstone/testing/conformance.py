@@ -33,7 +33,7 @@ from torchstone.testing.zoo import Case
 from torchstone.workbench import Workbench
 
 
-def check_instrument(kind: type[Instrument], case: Case) -> Reading | None:
+def check_instrument(kind: type[Instrument], case: Case, *, retrainable: bool = False) -> Reading | None:
     """Measure one instrument on one network of the zoo and assert everything that must hold whatever it measures.
 
     Unchanged model, data and process, the same bits from the same seed, a reading that survives JSON, a verdict with
@@ -42,6 +42,7 @@ def check_instrument(kind: type[Instrument], case: Case) -> Reading | None:
     Args:
         kind: The instrument, built with its defaults.
         case: The network.
+        retrainable: Give the specimen a recipe that can train it again.
 
     Returns:
         The reading, or None where the specimen is refused, as the case says.
@@ -50,7 +51,7 @@ def check_instrument(kind: type[Instrument], case: Case) -> Reading | None:
         AssertionError: What does not hold, with the names of instrument and case.
     """
     where = f"{kind.META.id} on {case.name}"
-    specimen = case.specimen()
+    specimen = case.retrainable() if retrainable else case.specimen()
     before, data = model_state(specimen.model), _data(specimen)
     if case.refused:
         _check_refused(specimen, case)

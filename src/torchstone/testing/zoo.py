@@ -61,7 +61,19 @@ class Case:
 
     def specimen(self, seed: int = 0) -> Specimen:
         """A fresh specimen with a recipe that says the learning rate; the global random state is left alone."""
-        generator = torch.Generator().manual_seed(seed)
+        return self.around(self._drawn(torch.Generator().manual_seed(seed)), seed)
+
+    def retrainable(self, seed: int = 0) -> Specimen:
+        """The same with a recipe that says how to train it again: two epochs in batches of 8."""
+
+        def build(*, generator: torch.Generator) -> nn.Module:
+            return self._drawn(generator)
+
+        specimen = self.specimen(seed)
+        specimen.recipe = Recipe(lr=0.05, batch_size=8, epochs=2, build=build, seed=seed)
+        return specimen
+
+    def _drawn(self, generator: torch.Generator) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             model = self.build()
             # Modules initialise themselves from the global state, so every parameter is drawn again.
@@ -71,7 +83,7 @@ class Case:
                     parameter.copy_(
                         torch.randn(parameter.shape, generator=generator) * self.scale / fan_in**0.5
                     )
-        return self.around(model, seed)
+        return model
 
     def around(self, model: nn.Module, seed: int = 0) -> Specimen:
         """A specimen of a given network with the case's data."""
