@@ -54,8 +54,9 @@ def reading(*matrices: Tensor, **options: Any) -> Reading:
 
 
 def row(found: Reading, index: int = 0) -> dict[str, Any]:
-    [table] = [detail for detail in found.details if isinstance(detail, Table)]
-    return dict(zip(table.columns, table.rows[index], strict=True))
+    tables = [detail for detail in found.details if isinstance(detail, Table)]
+    assert [table.title for table in tables] == ["Weights", "Beside the null models"]
+    return {name: value for one in tables for name, value in zip(one.columns, one.rows[index], strict=True)}
 
 
 def test_the_exponent_of_a_planted_tail() -> None:
@@ -80,6 +81,16 @@ def test_a_gaussian_layer_is_random_like_and_named() -> None:
     assert found.remedies
     assert row(found, 1)["outliers"] == 0
     assert found.headline.startswith("1 of 2 weights")
+    [curve] = [detail for detail in found.details if isinstance(detail, Curve)]
+    assert [len(line.x) for line in curve.lines] == [2, 2]
+
+
+def test_a_single_exponent_is_shown_with_its_interval_and_that_of_the_null_model() -> None:
+    found = reading(gaussian(200, 100))
+    [scalars] = [d for d in found.details if isinstance(d, Scalars) and d.title == "Exponent of the tail"]
+    assert [item.name for item in scalars.items] == ["0.weight, trained", "0.weight, same entries, shuffled"]
+    assert all(item.low < item.value < item.high for item in scalars.items)  # pyright: ignore[reportOptionalOperand, reportOperatorIssue]
+    assert any("says nothing of training" in note for note in found.notes)
 
 
 def test_convolutions_and_parametrised_and_tied_weights() -> None:
@@ -122,7 +133,11 @@ def test_initial_weights_stand_beside() -> None:
 def test_margins_and_calibration_stand_beside() -> None:
     weight = gaussian(60, 80)
     found = reading(weight)
-    [scalars] = [detail for detail in found.details if isinstance(detail, Scalars)]
+    [scalars] = [
+        detail
+        for detail in found.details
+        if isinstance(detail, Scalars) and detail.title == "Margins and calibration"
+    ]
     numbers = {item.name: item.value for item in scalars.items}
     scores = (gaussian(20, 80, seed=9).float() @ weight.float().T).double()
     spread = (scores - scores.mean(1, keepdim=True)).square().mean().sqrt()

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from torchstone.bounds.interval import Interval
-from torchstone.bounds.margin import margins
-from torchstone.bounds.mean import mean_interval
+from torchstone.bounds.pareto_tail import ParetoTail
 from torchstone.details import (
     Axis,
     Bars,
@@ -31,10 +29,10 @@ from torchstone.instruments.settings import require_between, require_count
 from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Remedy, Uncertainty, Verdict
 from torchstone.workbench import Workbench
 from torchstone.workbench.layer_spectra import LayerSpectrum, layer_spectrum, shuffled
+from torchstone.workbench.margins_and_calibration import margins_and_calibration
 from torchstone.workbench.weight_matrices import matrices_of, weight_matrices
 
 UNDER, OVER = 6.0, 2.0
-_QUANTILES = (0.05, 0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
@@ -112,10 +110,11 @@ class WeightSpectra:
             details=(
                 *_exponents(trained, null),
                 *(_histogram(trained[name], null[name], initial.get(name)) for name in _drawn(trained)),
-                _table(trained, null, initial),
-                *_margins(bench),
+                _table(trained),
+                _beside(trained, null, initial),
+                *margins_and_calibration(bench),
             ),
-            notes=_notes(len(known), len(fitting), trained, self),
+            notes=_notes(len(known), len(fitting), trained, null, self),
         )
 
 
@@ -172,8 +171,13 @@ def _headline(layers: dict[str, LayerSpectrum], value: float | None) -> str:
         if outliers
         else f"None of {len(layers)} weights has a direction beyond random entries"
     )
-    fitted = sum(one.tail is not None for one in layers.values())
-    return first + ("." if value is None else f"; the mean tail exponent of {fitted} is {value:.3g}.")
+    fitted = [name for name, one in layers.items() if one.tail is not None]
+    of = (
+        f"tail exponent of {fitted[0]}"
+        if len(fitted) == 1
+        else f"mean tail exponent of {len(fitted)} weights"
+    )
+    return first + ("." if value is None else f"; the {of} is {value:.3g}.")
 
 
 def _drawn(layers: dict[str, LayerSpectrum]) -> list[str]:
@@ -182,11 +186,19 @@ def _drawn(layers: dict[str, LayerSpectrum]) -> list[str]:
     return [name for name in layers if name in largest]
 
 
-def _exponents(trained: dict[str, LayerSpectrum], null: dict[str, LayerSpectrum | None]) -> tuple[Curve, ...]:
+def _exponents(
+    trained: dict[str, LayerSpectrum], null: dict[str, LayerSpectrum | None]
+) -> tuple[Detail, ...]:
     tails = {name: one.tail for name, one in trained.items() if one.tail and math.isfinite(one.tail.alpha)}
-    if not tails:
-        return ()
     others = {name: other.tail for name in tails if (other := null[name]) and other.tail}
+    if len(tails) < 2:
+        items = [
+            Scalar(f"{name}, {kind}", tail.alpha, "", tail.interval.low, tail.interval.high)
+            for kind, some in (("trained", tails), ("same entries, shuffled", others))
+            for name, tail in some.items()
+        ]
+        caption = "95% intervals given where the tail starts. Any spectrum has a best exponent."
+        return (Scalars("Exponent of the tail", tuple(items), caption=caption),) if items else ()
     places = dict(zip(tails, numbers(range(1, len(tails) + 1)), strict=True))
     lines = [
         Line(
@@ -238,89 +250,83 @@ def _histogram(trained: LayerSpectrum, null: LayerSpectrum | None, start: LayerS
     )
 
 
-def _table(
+def _table(trained: dict[str, LayerSpectrum]) -> Table:
+    rows = tuple(
+        (
+            name,
+            f"{one.rows} x {one.columns}",
+            one.bulk.outliers,
+            one.bulk.share,
+            one.bulk.distance,
+            one.stable_rank,
+            *((None,) * 4 if one.tail is None else _numbers(one.tail)),
+        )
+        for name, one in trained.items()
+    )
+    columns = (
+        "weight", "shape", "outliers", "their share", "distance of the bulk", "stable rank",
+        "alpha", "low", "high", "tail",
+    )  # fmt: skip
+    caption = (
+        "The share is of the sum of all eigenvalues; the distance is the Kolmogorov-Smirnov one from the fitted law; the tail "
+        "is the number of eigenvalues the exponent is fitted to."
+    )
+    return Table("Weights", columns, rows, caption)
+
+
+def _numbers(tail: ParetoTail) -> tuple[float, float, float, int]:
+    return tail.alpha, tail.interval.low, tail.interval.high, tail.size
+
+
+def _beside(
     trained: dict[str, LayerSpectrum],
     null: dict[str, LayerSpectrum | None],
     initial: dict[str, LayerSpectrum | None],
 ) -> Table:
     rows = []
     for name, one in trained.items():
-        tail, other, start = one.tail, null[name], initial.get(name)
+        three = (one, null[name], initial.get(name))
         rows.append(
             (
                 name,
-                f"{one.rows} x {one.columns}",
-                one.bulk.outliers,
-                one.bulk.share,
-                one.bulk.distance,
-                None if tail is None else tail.alpha,
-                None if tail is None else tail.interval.low,
-                None if tail is None else tail.interval.high,
-                None if tail is None else tail.size,
-                one.stable_rank,
-                None if other is None else other.bulk.outliers,
-                None if other is None else other.stable_rank,
-                None if other is None or other.tail is None else other.tail.alpha,
-                None if start is None else start.bulk.outliers,
-                None if start is None else start.stable_rank,
+                *(None if other is None else other.bulk.outliers for other in three),
+                *(None if other is None else other.stable_rank for other in three),
+                *(None if other is None or other.tail is None else other.tail.alpha for other in three),
             )
         )
     columns = (
-        "weight", "shape", "outliers", "their share of the sum", "distance of the bulk from its law",
-        "alpha", "low", "high", "eigenvalues in the tail", "stable rank",
-        "outliers, shuffled", "stable rank, shuffled", "alpha, shuffled",
-        "outliers, initial", "stable rank, initial",
+        "weight", "outliers", "outliers, shuffled", "outliers, initial",
+        "stable rank", "stable rank, shuffled", "stable rank, initial",
+        "alpha", "alpha, shuffled", "alpha, initial",
     )  # fmt: skip
     return Table(
-        "Weights",
+        "Beside the null models",
         columns,
         tuple(rows),
-        "A layer that learned has outliers and a smaller stable rank than its shuffled entries.",
+        "A layer that learned has outliers and a smaller stable rank than its shuffled entries and its initial weights.",
     )
 
 
-def _margins(bench: Workbench) -> tuple[Detail, ...]:
-    """Quantiles of the margin and the confidence beyond accuracy, where there are class scores."""
-    if bench.lacks(Need.LABELS) or bench.lacks(Need.SCORES):
-        return ()
-    items: list[Scalar] = []
-    scale = 0.0
-    for split in ("train", "test"):
-        if not bench.specimen.has(split):
-            continue
-        try:
-            scores, labels = bench.scores(split), bench.labels(split)
-        except NotApplicableError:
-            return ()
-        if scores.ndim != 2 or scores.shape[1] < 2 or int(labels.max()) >= scores.shape[1]:
-            return ()
-        scale = scale or float((scores - scores.mean(1, keepdim=True)).square().mean().sqrt())
-        if scale > 0:
-            found = margins(scores, labels) / scale
-            for level in _QUANTILES:
-                cut = float(torch.quantile(found, level))
-                items.append(Scalar(f"{level:.0%} quantile of the margin, {split}", cut, "score spreads"))
-        items.append(_overconfidence(scores, labels, split))
-    caption = "The distribution of margins and the calibration stand beside the weights: neither sees what the other does."
-    return (Scalars("Margins and calibration", tuple(items), caption=caption),)
-
-
-def _overconfidence(scores: Tensor, labels: Tensor, split: str) -> Scalar:
-    confidence, guess = scores.softmax(1).max(1)
-    beyond = confidence - (guess == labels).double()
-    name = f"mean confidence beyond accuracy, {split}"
-    if len(beyond) < 2:
-        return Scalar(name, float(beyond.mean()))
-    interval = mean_interval(beyond)
-    return Scalar(name, float(beyond.mean()), "", interval.low, interval.high)
-
-
 def _notes(
-    known: int, fitting: int, layers: dict[str, LayerSpectrum], settings: WeightSpectra
+    known: int,
+    fitting: int,
+    layers: dict[str, LayerSpectrum],
+    null: dict[str, LayerSpectrum | None],
+    settings: WeightSpectra,
 ) -> tuple[str, ...]:
     notes = [
-        "Exponents are judged by ranges observed on large published models; there is no theorem behind them.",
+        "Exponents are judged by ranges observed on large published models; there is no theorem behind them."
     ]
+    tails = [
+        (one.tail.interval, other.tail.interval)
+        for name, one in layers.items()
+        if one.tail is not None and (other := null[name]) is not None and other.tail is not None
+    ]
+    if same := sum(one.low <= other.high and other.low <= one.high for one, other in tails):
+        notes.append(
+            f"In {same} of {len(tails)} weights the shuffled entries have the same exponent within its interval: there it "
+            "says nothing of training."
+        )
     if short := sum(one.tail is None for one in layers.values()):
         notes.append(
             f"{short} weights have fewer than {settings.eigenvalues} eigenvalues: no exponent for them."

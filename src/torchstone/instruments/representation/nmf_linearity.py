@@ -144,8 +144,8 @@ def _headline(name: str, curve: RankCurve, value: float) -> str:
     accuracy, full = curve.accuracy.mean(0), float(curve.accuracy[:, -1].mean())
     enough = [rank for rank, one in zip(curve.ranks, accuracy.tolist(), strict=True) if one >= 0.95 * full]
     return (
-        f"In the layer that needs most, {name}, {enough[0]} of {curve.ranks[-1]} non-negative parts of a class keep 95% of the "
-        f"training accuracy; area {value:.3g}."
+        f"{name!r} needs most: {enough[0]} of {curve.ranks[-1]} non-negative parts of a class keep 95% of the training "
+        f"accuracy there; area {value:.3g}."
     )
 
 
@@ -182,7 +182,7 @@ def _accuracy(name: str, curves: dict[str, RankCurve]) -> Curve:
     )
     full = float(next(iter(curves.values())).accuracy[:, -1].mean())
     return Curve(
-        f"Accuracy with {name} replaced",
+        f"Accuracy with the outputs of {name!r} replaced",
         Axis("rank of what replaces it", log=True),
         Axis("accuracy on the training examples"),
         lines,
