@@ -131,6 +131,29 @@ def test_no_pooled_member_beats_the_complexity() -> None:
     assert extra == pytest.approx(2 * math.log(1.5))
 
 
+def test_biases_past_tanh_cost_a_third_branch() -> None:
+    """Units of two families, tanh and the constant: no member, the constant among them, beats the complexity."""
+    n, d, depth = 30, 4, 3
+    x = torch.cat([drawn(n, d - 1), torch.ones(n, 1, dtype=torch.float64)], 1)
+    generator = torch.Generator().manual_seed(4)
+    members = [torch.ones(1, n, dtype=torch.float64)]
+    for _ in range(300):
+        h = x
+        for _layer in range(depth - 1):
+            w = torch.randn(10, h.shape[1], generator=generator, dtype=torch.float64)
+            w = torch.where(w.abs() >= w.abs().amax(1, keepdim=True), w, 0 * w)
+            units = torch.tanh(h @ (w / w.abs().sum(1, keepdim=True)).T)
+            h = torch.cat([units, torch.ones(n, 1, dtype=torch.float64)], 1)
+        members.append(h.T)
+    best = (signs(2000, n) @ torch.cat(members).T).abs().amax(1) / n
+    norm = largest_coordinate_norm(x)
+    bounds = [l1_rademacher(1.0, norm, d, n, depth, branches=branches) for branches in (2, 3)]
+    assert float(best.mean()) < bounds[1]
+    extra = log_classes(d, depth, branches=3) - log_classes(d, depth)
+    assert extra == pytest.approx(2 * math.log(1.5))
+    assert bounds[0] < bounds[1]
+
+
 def test_the_two_layer_formula_and_its_improvement() -> None:
     found = two_layer_rademacher(5.0, 2.0, dimensions=30, n=900, largest_input=0.5)
     assert found == pytest.approx(2 * 5 * 2 * 0.5 * math.sqrt(2 * math.log(60) / 900), rel=1e-12)

@@ -150,6 +150,18 @@ def test_smooth_activations_have_no_paths_and_no_count() -> None:
     assert {"weight size (l1)", "spectral margin, M = identity"} <= {one.name for one in found}
 
 
+def test_tanh_carries_biases_by_themselves() -> None:
+    model, (x, y) = trained(network(nn.Tanh())), law(N, 0)
+    found = {one.name: one.value for one in error_bounds(bench(model), DELTA, 0)[0]}
+    dense = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    size = weight_size([DenseLayer(layer.weight.detach(), layer.bias.detach()) for layer in dense]).value
+    coordinate = largest_coordinate_norm(x, constant=True)
+    with torch.no_grad():
+        margin = margins(model(x), y)
+    expected = l1_margin_bound(margin, size, coordinate, 4, 2, 2, branches=3).value
+    assert found["weight size (l1)"] == pytest.approx(expected, rel=1e-6)
+
+
 class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -45,7 +45,9 @@ def linear_fat_shattering(weight_norm: float, input_norm: float, gamma: float) -
     return _floor(ratio * ratio)
 
 
-def l1_fat_shattering(norm: float, largest_input: float, dimensions: int, depth: int, gamma: float) -> int:
+def l1_fat_shattering(
+    norm: float, largest_input: float, dimensions: int, depth: int, gamma: float, branches: int = 2
+) -> int:
     r"""Bound for one output of a network of weight size A, :math:`\lfloor 2 T (A X / \gamma)^2 \rfloor` with T of `torchstone.bounds.weight_size`.
 
     For two layers it is of order :math:`(A/\gamma)^2 \ln d`: sizes of weights and the number of inputs, not of units.
@@ -56,6 +58,7 @@ def l1_fat_shattering(norm: float, largest_input: float, dimensions: int, depth:
         dimensions: d, with the constant where there are biases.
         depth: L, weight layers.
         gamma: Margin, positive.
+        branches: 3 where biases are carried past activations other than ReLUs, else 2.
 
     Returns:
         The bound.
@@ -71,7 +74,7 @@ def l1_fat_shattering(norm: float, largest_input: float, dimensions: int, depth:
     """
     reach = check_at_least("norm", norm) * check_at_least("largest_input", largest_input)
     ratio = reach / check_at_least("gamma", gamma, strictly=True)
-    return _floor(2 * log_classes(dimensions, depth) * ratio * ratio)
+    return _floor(2 * log_classes(dimensions, depth, branches=branches) * ratio * ratio)
 
 
 def fat_shattering_bound(margins: Tensor, gamma: float, fat_dimension: int, delta: float = 0.05) -> RiskBound:

@@ -36,6 +36,7 @@ def l1_margin_bound(
     depth: int,
     outputs: int,
     maxima: Sequence[int] = (),
+    branches: int = 2,
     theta: float | None = None,
     delta: float = 0.05,
 ) -> RiskBound:
@@ -49,6 +50,7 @@ def l1_margin_bound(
         depth: L, weight layers.
         outputs: C, classes.
         maxima: Window sizes of pooling by maximum.
+        branches: 3 where biases are carried past activations other than ReLUs, else 2.
         theta: Margin asked for; None for the best of 32 quantiles of the positive ones.
         delta: Probability of failure.
 
@@ -73,7 +75,7 @@ def l1_margin_bound(
     if norm == math.inf:
         return RiskBound(1.0, math.inf, 3 * math.sqrt(math.log(2 / delta) / (2 * n)), delta, 1.0, _ASSUMES)
     size = cell_above(check_at_least("norm", norm))
-    complexity = l1_rademacher(size.value, coordinate_norm, dimensions, n, depth, outputs, maxima)
+    complexity = l1_rademacher(size.value, coordinate_norm, dimensions, n, depth, outputs, maxima, branches)
     found = [
         _at(values, choice, complexity, size.log_price, delta)
         for choice in ([theta] if theta is not None else margin_choices(values))

@@ -20,7 +20,8 @@ Golowich, Rakhlin & Shamir 2018 (theorem 2) with these constants; depth enters b
 :math:`\max(a, b) = \frac12 (a + b + |a - b|)` for each halving. Averages cost nothing.
 
 *Biases* are weights of a constant input 1 that is carried along: :math:`A_i = \max(1, \max_u \|w_u\|_1 + |b_u|)`, d grows by one and V is
-at least n.
+at least n. ReLUs carry it as one unit more. Past activations with :math:`\phi(1) \ne 1` (tanh) it goes by itself, so that a layer's units are two
+families: :math:`E e^{\max(a, b)} \le E e^a + E e^b` makes the factor 2 of a hidden layer a 3 (`branches`).
 """
 
 from __future__ import annotations
@@ -145,6 +146,7 @@ def l1_rademacher(
     depth: int,
     outputs: int = 1,
     maxima: Sequence[int] = (),
+    branches: int = 2,
 ) -> float:
     r"""Rademacher complexity of networks of a given weight size on a sample; formula and derivation in the module.
 
@@ -156,6 +158,7 @@ def l1_rademacher(
         depth: L, weight layers.
         outputs: C; the complexity is that of the sum over outputs, each with signs of its own.
         maxima: Window sizes K of pooling by maximum.
+        branches: 3 where biases are carried past activations other than ReLUs, else 2.
 
     Returns:
         An upper bound on the complexity; it does not depend on the width.
@@ -175,10 +178,14 @@ def l1_rademacher(
     )
     for window in maxima:
         norm *= check_count("A window", window)
-    return norm * coordinate_norm * math.sqrt(2 * log_classes(dimensions, depth, outputs, maxima)) / n
+    return (
+        norm * coordinate_norm * math.sqrt(2 * log_classes(dimensions, depth, outputs, maxima, branches)) / n
+    )
 
 
-def log_classes(dimensions: int, depth: int, outputs: int = 1, maxima: Sequence[int] = ()) -> float:
+def log_classes(
+    dimensions: int, depth: int, outputs: int = 1, maxima: Sequence[int] = (), branches: int = 2
+) -> float:
     r""":math:`T = (L - 1) \ln 2 + \ln (2 d C) + \sum \lceil \log_2 K \rceil \ln \frac32`, the logarithm in `l1_rademacher`.
 
     Args:
@@ -186,13 +193,15 @@ def log_classes(dimensions: int, depth: int, outputs: int = 1, maxima: Sequence[
         depth: L.
         outputs: C.
         maxima: Window sizes.
+        branches: 2 or 3, whose logarithm each hidden layer adds.
 
     Returns:
         Nats.
     """
     pairs = check_count("dimensions", dimensions) * check_count("outputs", outputs)
     halvings = sum(math.ceil(math.log2(window)) for window in maxima)
-    return (check_count("depth", depth) - 1) * math.log(2) + math.log(2 * pairs) + halvings * math.log(1.5)
+    hidden = (check_count("depth", depth) - 1) * math.log(check_count("branches", branches, least=2))
+    return hidden + math.log(2 * pairs) + halvings * math.log(1.5)
 
 
 def two_layer_rademacher(

@@ -26,6 +26,8 @@ from torchstone.workbench.gaussian_posterior import gaussian_posterior_bound
 from torchstone.workbench.workbench import Workbench
 
 _ONE_KINK = {"ReluBackward0", "LeakyReluBackward0"}
+# Activations that need not keep 1, so that the constant behind biases goes past them.
+_BENT = {"TanhBackward0", "EluBackward0", "GeluBackward0", "SiluBackward0", "HardtanhBackward0"}
 _LINEAR = {"NativeBatchNormBackward0", "MeanBackward1", "ConstantPadNdBackward0"}
 
 
@@ -95,6 +97,24 @@ def error_bounds(bench: Workbench, delta: float, draws: int) -> tuple[list[Error
         except OverflowError:
             skipped.append(Skipped(name, "its norms exceed the range of float64"))
     return found, skipped
+
+
+def layer_sizes(bench: Workbench) -> list[tuple[str, int, float, float]]:
+    """Each layer's name, number of weights, largest sum of absolute incoming weights, and spectral norm.
+
+    Of the last layer the sum over all outputs, as in `weight_size`.
+
+    Raises:
+        NotApplicableError: The network is no chain of layers.
+    """
+    if bench.lacks(Need.FLOAT_INPUTS):
+        raise NotApplicableError(f"needs {Need.FLOAT_INPUTS}")
+    layers = bench.memo(("chain",), lambda: chain(bench.specimen))
+    size = weight_size([one.layer for one in layers], [one.activation for one in layers])
+    return [
+        (one.name, one.layer.weight.numel(), norm, one.layer.norm_bound())
+        for one, norm in zip(layers, size.layers, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -215,6 +235,7 @@ def _path_norm(facts: _Facts) -> Iterator[ErrorBound]:
 
 def _l1_bound(facts: _Facts, layers: Sequence[ChainLayer], norm: float, augmented: bool) -> float:
     inputs = facts.inputs()
+    carried = augmented and any(set(one.between) & _BENT for one in layers)
     return l1_margin_bound(
         facts.margins,
         norm,
@@ -223,6 +244,7 @@ def _l1_bound(facts: _Facts, layers: Sequence[ChainLayer], norm: float, augmente
         depth=len(layers),
         outputs=max(2, layers[-1].layer.dimensions[0]),
         maxima=[one.maximum for one in layers if one.maximum > 1],
+        branches=3 if carried else 2,
         delta=facts.delta,
     ).value
 

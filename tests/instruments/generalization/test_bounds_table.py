@@ -104,6 +104,12 @@ def test_it_says_how_to_read_a_vacuous_bound(reading: Reading) -> None:
     assert any("initial_state" in note for note in reading.notes)
 
 
+def test_the_sizes_of_the_layers_stand_beside(reading: Reading) -> None:
+    rows = tables(reading)["Sizes of the layers"].rows
+    assert [row[:2] for row in rows] == [("0", 96), ("2", 48)]
+    assert all(size > 0 and norm > 0 for size, norm in (numbers(list(row[2:])) for row in rows))
+
+
 def test_infinite_bounds_are_in_the_table_and_off_the_plot() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2)).double()
     with torch.no_grad():

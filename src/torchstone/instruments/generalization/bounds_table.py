@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torchstone.bounds.proportion import newcombe_difference
-from torchstone.details import Axis, Curve, Detail, Line, Marker, Table
+from torchstone.details import Axis, Curve, Detail, Line, Marker, Table, thin
+from torchstone.errors import NotApplicableError, NumericalError
 from torchstone.instruments.settings import require_between, require_count
 from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Remedy, Uncertainty, Verdict
 from torchstone.workbench import Workbench
-from torchstone.workbench.error_bounds import ErrorBound, Skipped, error_bounds
+from torchstone.workbench.error_bounds import ErrorBound, Skipped, error_bounds, layer_sizes
 
 _LOWEST, _HIGHEST = 1e-4, 1e12  # what the plot shows
 _LITTLE = 10**7  # weights times examples
@@ -78,6 +79,7 @@ class BoundsTable:
             details=(
                 _plot(bounds, train, guessing, gap),
                 _table(bounds, train, guessing, gap),
+                *_sizes(bench),
                 *_left_out(skipped),
             ),
             notes=_notes(self.delta, draws, bench),
@@ -177,6 +179,21 @@ def _table(bounds: list[ErrorBound], train: float, guessing: float, gap: Gap | N
     )
     caption = "Sorted. All assume independent examples of one law; the column says what else."
     return Table("Bounds", columns, tuple(rows), caption)
+
+
+def _sizes(bench: Workbench) -> tuple[Detail, ...]:
+    """What the bounds by size are made of."""
+    try:
+        found = layer_sizes(bench)
+    except (NotApplicableError, NumericalError):
+        return ()
+    rows = tuple(found[i] for i in thin(len(found), 60))
+    caption = (
+        "The bounds by size multiply a column, whatever the number of weights. Of the last layer the sum is over all its "
+        "outputs; with biases a hidden layer counts as at least 1."
+    )
+    columns = ("layer", "weights", "largest sum of absolute incoming weights", "spectral norm")
+    return (Table("Sizes of the layers", columns, rows, caption),)
 
 
 def _left_out(skipped: list[Skipped]) -> tuple[Detail, ...]:
