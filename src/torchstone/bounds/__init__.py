@@ -125,6 +125,7 @@ from torchstone.bounds.rademacher_bounds import (
     rademacher_risk_bound,
     vector_contraction,
 )
+from torchstone.bounds.rank_correlation import GranulatedTau, granulated_tau, kendall_tau, tau_interval
 from torchstone.bounds.risk_bound import RiskBound
 from torchstone.bounds.seed_comparison import (
     SeedComparison,
@@ -187,6 +188,7 @@ __all__ = [
     "CrossedError",
     "DenseLayer",
     "DudleyBound",
+    "GranulatedTau",
     "HoldoutEstimate",
     "Interval",
     "LayerSize",
@@ -252,6 +254,7 @@ __all__ = [
     "fit_power_law",
     "function_distances",
     "gaussian_kl",
+    "granulated_tau",
     "greedy_cover",
     "greedy_packing",
     "growth_risk_bound",
@@ -261,6 +264,7 @@ __all__ = [
     "is_calibrated",
     "is_shattered",
     "k_fold_residuals",
+    "kendall_tau",
     "kl_inverse_lower",
     "kl_inverse_upper",
     "l1_fat_shattering",
@@ -329,6 +333,7 @@ __all__ = [
     "stochastic_risk_upper",
     "strongly_convex_stability",
     "surrogate_excess",
+    "tau_interval",
     "threshold_log_growth",
     "threshold_network_labellings",
     "threshold_network_log_growth",
