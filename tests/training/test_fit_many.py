@@ -503,3 +503,26 @@ def test_a_loss_that_is_already_averaged_is_refused() -> None:
             generators=generators(range(2)),
             epochs=1,
         )
+
+
+def test_a_parameter_that_is_one_number_trains_too() -> None:
+    class Slope(nn.Module):
+        def __init__(self, start: float) -> None:
+            super().__init__()
+            self.slope = nn.Parameter(torch.tensor(start))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.slope * x
+
+    x = torch.linspace(-1, 1, 20)
+    run = fit_many(
+        [Slope(0.0), Slope(1.0)],
+        lambda model, some, target: (model(some) - target).square(),
+        x,
+        3 * x,
+        optimizer=sgd(0.1, 0.0),
+        batch_size=10,
+        epochs=60,
+        generators=generators(range(2)),
+    )
+    assert torch.allclose(run.ensemble.parameters["slope"], torch.tensor([3.0, 3.0]), atol=1e-3)

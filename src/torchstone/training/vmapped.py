@@ -169,7 +169,9 @@ class _Loop:
 
     def diverged(self) -> dict[int, int]:
         """Step by member; the weights after the last update have no loss after them, so they are looked at too."""
-        finite = torch.stack([p.detach().flatten(1).isfinite().all(1) for p in self._stack.leaves]).all(0)
+        finite = torch.stack(
+            [p.detach().reshape(len(p), -1).isfinite().all(1) for p in self._stack.leaves]
+        ).all(0)
         self._first_bad = torch.where(~finite & (self._first_bad == 0), self.done, self._first_bad)
         pairs = zip(self._members.tolist(), self._first_bad.tolist(), strict=True)
         return {k: step for k, step in pairs if step}
