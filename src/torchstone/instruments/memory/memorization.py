@@ -136,7 +136,9 @@ def _called(bench: Workbench, label: Tensor | int) -> str:
 
 
 def _order(found: LeaveOutScores) -> Tensor:
-    return found.score.nan_to_num(-2.0).argsort(descending=True, stable=True)
+    """Highest scores first, the surer ones first among equals."""
+    surest = found.standard_error.argsort(stable=True)
+    return surest[found.score[surest].nan_to_num(-2.0).argsort(descending=True, stable=True)]
 
 
 def _histogram(found: LeaveOutScores) -> Histogram:
