@@ -159,7 +159,8 @@ def _decompositions(bench: Workbench, siblings: Siblings, parts: int, seeds: int
         return values.reshape(parts, seeds, *values.shape[1:])[kept]
 
     if isinstance(bench.specimen.objective, Regression):
-        outputs = nested(siblings.outputs("test").flatten(2))
+        outputs = siblings.outputs("test")
+        outputs = nested(outputs.reshape(*outputs.shape[:2], -1))
         return {"squared error": squared_bias_variance(outputs, _targets(bench))}
     scores, labels = nested(siblings.scores("test")), bench.labels("test")
     classes = scores.shape[-1]
@@ -274,7 +275,8 @@ def _remedies(found: BiasVariance, verdict: Verdict) -> tuple[Remedy, ...]:
         return ()
     remedies = {
         "initialisation": Remedy(
-            "Average the predictions of several networks: it removes the part of the seed."
+            "Average the predictions of several networks: it removes the part of the seed.",
+            claim="variance_over_width",
         ),
         "data": Remedy(
             "More data, augmentation or stronger regularisation: the draw of the training set matters."
