@@ -33,6 +33,7 @@ from torchstone.workbench.margins_and_calibration import margins_and_calibration
 from torchstone.workbench.weight_matrices import matrices_of, weight_matrices
 
 UNDER, OVER = 6.0, 2.0
+_FEWEST_DRAWN = 20
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,10 @@ def _headline(layers: dict[str, LayerSpectrum], value: float | None) -> str:
 
 
 def _drawn(layers: dict[str, LayerSpectrum]) -> list[str]:
-    """The three weights with the most eigenvalues, in the order of depth."""
+    """The three weights with the most eigenvalues, in the order of depth; small ones make no histogram."""
     largest = sorted(layers, key=lambda name: -len(layers[name].eigenvalues))[:3]
-    return [name for name in layers if name in largest]
+    drawn = [name for name in layers if name in largest and len(layers[name].eigenvalues) >= _FEWEST_DRAWN]
+    return drawn or largest[:1]
 
 
 def _exponents(
@@ -231,7 +233,10 @@ def _histogram(trained: LayerSpectrum, null: LayerSpectrum | None, start: LayerS
     floor = 1e-4 * trained.bulk.law.high
     logs = {name: one.eigenvalues.clamp(min=floor).log10() for name, one in shown.items()}
     everything = torch.cat(list(logs.values()))
-    edges = torch.linspace(float(everything.min()), float(everything.max()) + 1e-9, 41, dtype=torch.float64)
+    bins = max(10, min(40, round(2 * math.sqrt(len(trained.eigenvalues)))))
+    edges = torch.linspace(
+        float(everything.min()), float(everything.max()) + 1e-9, bins + 1, dtype=torch.float64
+    )
     markers = [
         Marker("edge of the bulk", math.log10(trained.bulk.law.high), "x"),
         Marker("outliers from here", math.log10(trained.bulk.threshold), "x"),
