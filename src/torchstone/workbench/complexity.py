@@ -20,7 +20,7 @@ from torchstone.workbench.chain import ChainLayer, chain
 
 RISE = 0.1  # of the mean loss that noise of the width sigma may cost
 RADIUS = 0.5  # of the ball of relative changes
-NOISES = tuple(10 ** (-2.5 + k / 2) for k in range(5))  # in units of the weights' size
+NOISES = tuple(10 ** (-2 + 0.6 * k) for k in range(5))  # in units of the weights' size
 PAIRS = 2
 
 NAMES: dict[str, str] = {
