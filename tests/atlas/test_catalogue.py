@@ -82,7 +82,7 @@ def test_a_folder_that_is_no_theme_is_an_error(package):
 
 
 def test_an_unknown_claim_suggests_close_names():
-    with pytest.raises(SettingError, match=r"got 'double_decent'. Did you mean double_descent\?"):
+    with pytest.raises(SettingError, match=r"got 'double_decent'. Did you mean double_descent"):
         claim("double_decent")
     with pytest.raises(SettingError, match=r"got 'qqqq'. Run `torchstone atlas list`."):
         claim("qqqq")
