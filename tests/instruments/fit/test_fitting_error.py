@@ -185,7 +185,10 @@ def test_judging() -> None:
     interval = lambda low: Interval(low, low + 0.1, 0.95, "")
     assert judge(0.0, {"Optimisation": interval(0.0)}, 0.1).reason == "nothing is left to fit"
     assert judge(0.5, {"Optimisation": interval(-0.05)}, 0.1).level is Level.GOOD
-    assert judge(0.5, {"Optimisation": interval(0.04)}, 0.1).level is Level.GOOD
+    assert judge(2.0, {"Optimisation": interval(0.04)}, 0.1).level is Level.GOOD
+    unsure = judge(0.5, {"Optimisation": interval(0.04), "Left by all of them": interval(0.4)}, 0.1)
+    assert unsure.level is Level.INFORMATIVE
+    assert unsure.reason.startswith("whether optimisation error takes more")
     found = judge(0.5, {"Optimisation": interval(0.1), "Approximation": interval(0.2)}, 0.1)
     assert found.level is Level.ATTENTION
     assert found.reason == "approximation error is at least 40% of what is left on the training data"

@@ -162,7 +162,7 @@ def split(runs: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def judge(left: float, parts: dict[str, Interval], least: float) -> Verdict:
-    """Attention where training or size costs fit beyond doubt.
+    """Attention where training or size costs fit beyond doubt; informative where error bars leave it open.
 
     Args:
         left: Training error, or loss, of the recipe.
@@ -183,6 +183,10 @@ def judge(left: float, parts: dict[str, Interval], least: float) -> Verdict:
         share = parts[worst].low / left
         reason = f"{worst.lower()} error is at least {share:.0%} of what is left on the training data"
         return Verdict(Level.ATTENTION, reason, threshold, source, severity=min(0.79, 0.2 + 0.5 * share))
+    unsure = [name for name, part in parts.items() if name != UNFITTED and part.high > least * left]
+    if unsure:
+        reason = f"whether {' or '.join(unsure).lower()} error takes more is within its error bar over so few seeds"
+        return Verdict(Level.INFORMATIVE, reason, threshold, source)
     return Verdict(
         Level.GOOD, "longer training and wider networks fit little better, if at all", threshold, source
     )

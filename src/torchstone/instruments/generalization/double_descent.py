@@ -131,13 +131,13 @@ def judge(rises: list[str]) -> Verdict:
 
 
 def _headline(metric: Metric, sizes: list[Size], last: Step) -> str:
-    went = "falls" if last.change < 0 else "rises" if last.change > 0 else "stays"
-    by = f" by {metric.show(abs(last.change))}" if last.change else ""
-    own = sizes[-1]
-    state = "fits" if own.fitted else "does not fit"
+    own, before = sizes[-1], sizes[-2]
+    first, second = (metric.show(float(one.test.mean())) for one in (before, own))
+    went = "falls" if last.change < 0 else "rises"
+    course = f"{went} from {first} to {second}" if last.change else f"stays at {second}"
     return (
-        f"From {last.low:,.0f} to {last.high:,.0f} training examples the test {metric.name} {went}{by} to "
-        f"{metric.show(float(own.test.mean()))}; the recipe {state} all its data."
+        f"From {last.low:,.0f} to {last.high:,.0f} training examples the test {metric.name} "
+        f"{course}; the recipe {'fits' if own.fitted else 'does not fit'} all its data."
     )
 
 

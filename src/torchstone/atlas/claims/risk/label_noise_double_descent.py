@@ -21,9 +21,9 @@ from torchstone.training.fit_many import fit_many
 EXAMPLES, INPUTS, NOISE = 40, 5, 1.0
 TESTS = 400
 DECAY = 0.03  # of the counterexample
-WIDTHS = {Scale.QUICK: (1, 3, 8, 16, 64), Scale.FULL: (1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 64, 128)}
-SETS = {Scale.QUICK: 12, Scale.FULL: 40}
-STEPS = {Scale.QUICK: 700, Scale.FULL: 2000}
+WIDTHS = {Scale.QUICK: (1, 3, 8, 16, 64), Scale.FULL: (1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 64)}
+SETS = {Scale.QUICK: 12, Scale.FULL: 20}
+STEPS = {Scale.QUICK: 700, Scale.FULL: 1500}
 FITTED = 0.05  # share of the variance of the noise up to which noisy targets count as fitted
 
 
