@@ -162,8 +162,8 @@ def judge(never: float) -> Verdict:
     threshold = f"at most {NEVER:.0%} of the examples never learned"
     source = "convention of this report, from the 3% label errors of common benchmarks (Northcutt, Athalye & Mueller 2021)"
     if never > NEVER:
-        return Verdict(Level.ATTENTION, f"{never:.1%} were learned in no training", threshold, source)
-    return Verdict(Level.INFORMATIVE, f"{never:.1%} were learned in no training", threshold, source)
+        return Verdict(Level.ATTENTION, f"{never:.1%} were never learned", threshold, source)
+    return Verdict(Level.INFORMATIVE, f"{never:.1%} were never learned", threshold, source)
 
 
 def _over_runs(shares: Tensor) -> Uncertainty | None:
