@@ -299,7 +299,9 @@ def _band(curves: TwinCurves, values: Tensor) -> tuple[tuple[float, ...], ...]:
 
 def _layers(curves: TwinCurves) -> Curve:
     layers = list(curves.normalised_layers.items())
-    lines = [Line(name, numbers(curves.steps), numbers(values.mean(0))) for name, values in layers[:12]]
+    lines = [
+        Line(f"layer {name}", numbers(curves.steps), numbers(values.mean(0))) for name, values in layers[:12]
+    ]
     lines.append(Line("all layers", *_band(curves, curves.normalised)))
     return Curve(
         "Normalised distance by layer",
