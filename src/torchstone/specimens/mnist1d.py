@@ -26,7 +26,7 @@ def build(
     """
     data = mnist1d(label_noise=label_noise)
 
-    def network(*, generator: torch.Generator) -> torch.nn.Module:
+    def network(*, width: int = width, generator: torch.Generator) -> torch.nn.Module:
         return mnist1d_cnn(width=width, generator=generator)
 
     training = Training(

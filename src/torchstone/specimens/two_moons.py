@@ -23,8 +23,8 @@ def build(noise: float = 0.2, label_noise: float = 0.0, epochs: int = 100, seed:
     """
     data = two_moons(noise=noise, label_noise=label_noise, seed=seed)
 
-    def network(*, generator: torch.Generator) -> torch.nn.Module:
-        return mlp([2, 64, 64, 2], generator=generator)
+    def network(*, width: int = 64, generator: torch.Generator) -> torch.nn.Module:
+        return mlp([2, width, width, 2], generator=generator)
 
     training = Training(
         build=network,
