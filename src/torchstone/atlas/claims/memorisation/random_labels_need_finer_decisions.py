@@ -37,7 +37,7 @@ def counterexample(scale: Scale, generator: torch.Generator) -> Evidence:
 def experiment(scale: Scale, generator: torch.Generator, shuffled: bool) -> Evidence:
     """Train twins on both labellings and search around held-out inputs as they train."""
     quick = scale is Scale.QUICK
-    seeds, examples = (SEEDS, EXAMPLES) if quick else (4 * SEEDS, 1400)
+    seeds, examples = SEEDS if quick else 4 * SEEDS, EXAMPLES
     data = digits(seed=int(torch.randint(2**31, (), generator=generator)))
     x, y, probe = data.train_x[:examples], data.train_y[:examples], data.test_x[:PROBE]
     order = torch.randperm(examples, generator=generator)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from torchstone.atlas import Claim, Erratum, Evidence, Scale, Theme
 from torchstone.atlas.claims.memorisation._window_model import WindowModel, next_token_losses
-from torchstone.details import Axis, Curve, Line, Marker, Table, numbers
+from torchstone.details import Axis, Curve, Line, Marker, Table, numbers, thin
 from torchstone.memory.canaries import CanaryFormat, planted
 from torchstone.memory.exposure import CHANCE, exposures_of, log_perplexities
 from torchstone.memory.extraction import extract
@@ -142,6 +142,8 @@ def _seeds(count: int, generator: torch.Generator) -> Tensor:
 def _law(untrained: Tensor) -> Curve:
     ordered = untrained.sort().values
     above = 1 - (torch.arange(len(ordered)) + 0.5) / len(ordered)
+    kept = thin(len(ordered), 500)
+    ordered, above = ordered[kept], above[kept]
     return Curve(
         "Exposure of canaries that were never seen",
         Axis("exposure", "bits"),
