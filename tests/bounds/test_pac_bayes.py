@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 from collections.abc import Callable
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_values_written_out() -> None:
 def test_catoni_at_its_best_strength_is_a_kl_form(risk: float, divergence: float) -> None:
     """inf_C of Catoni's bound inverts the kl with ln(1/delta) in place of ln(2 sqrt n / delta) (Germain et al. 2009)."""
     n = 300
-    best = minimize_scalar(
+    best: Any = minimize_scalar(
         lambda log_c: catoni(risk, divergence, n, math.exp(log_c)).value,
         bounds=(-12, 5),
         method="bounded",
