@@ -28,7 +28,8 @@ class Recipe:
         momentum: Heavy-ball coefficient, likewise.
         batch_size: Examples in a minibatch.
         epochs: Passes over the training set.
-        build: Makes an untrained network of the same shape, drawing from the generator it is given.
+        build: Makes an untrained network of the same shape, drawing from the `generator` it is given, or without that
+            argument from the global one, which is seeded for it.
         schedule: Makes a learning-rate scheduler for an optimiser.
         penalty: Regulariser: from the network to a number that was added to the mean loss of each batch.
         initial_state: Parameters before training, by name, for distances from initialisation.

@@ -171,3 +171,28 @@ def test_mistakes_get_words() -> None:
         train_many(specimen(), [])
     with pytest.raises(NotApplicableError, match="target that is a tensor"):
         train_many(specimen("text beside"), SEEDS, labels=torch.zeros(3, 56))
+
+
+def test_a_recipe_that_draws_from_the_global_generator_has_its_seeds_too() -> None:
+    def plain() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+
+    model = plain()
+    recipe = Recipe(build=plain, lr=0.1, batch_size=16, epochs=2)
+    original = Specimen(model, Classification(), data(), data(), recipe).prepared()
+    before = torch.get_rng_state()
+    first, second = train_many(original, SEEDS), train_many(original, SEEDS)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(first.outputs(), second.outputs())
+    assert not torch.allclose(first.outputs()[0], first.outputs()[1])
+    assert_equal(first, 0, train_again(original, SEEDS[0])[0])
+
+
+def test_a_recipe_that_is_not_deterministic_is_named() -> None:
+    seeds = iter(range(100))
+
+    def restless(*, generator: torch.Generator) -> nn.Module:
+        return build(generator=torch.Generator().manual_seed(next(seeds)))
+
+    with pytest.raises(SpecimenError, match="the same weights from the same seed"):
+        train_many(specimen(build=restless), SEEDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -51,19 +52,28 @@ def untrained(
 ) -> nn.Module:
     """What `recipe.build` makes, on the specimen's device, of its type, with the same parameters frozen.
 
+    PyTorch's own initialisers draw from the global generator, which is seeded like the given one while `build` runs and
+    put back after: a function without a `generator` argument that just makes the network has its seeds too.
+
     Args:
         specimen: Whose recipe.
         generator: Where the initial weights come from.
         other: Makes another network than `recipe.build`, whose parameters may differ; none of them is frozen.
 
     Raises:
-        SpecimenError: `recipe.build` fails or makes a network of other parameters.
+        SpecimenError: `recipe.build` fails, makes a network of other parameters, or other weights from the same seed.
     """
     build = other or (specimen.recipe.build if specimen.recipe is not None else None)
     with blaming(
         SpecimenError, "recipe.build(generator=...) must make an untrained network", "Mend it.", "build()"
     ):
-        model = build(generator=generator) if build is not None else nn.Identity()
+        model = _built(build, generator) if build is not None else nn.Identity()
+    if not isinstance(model, nn.Module):
+        raise SpecimenError(
+            "recipe.build(generator=...) must make an untrained network",
+            type(model).__name__,
+            "Return a Module.",
+        )
     model = model.to(device=specimen.device, dtype=specimen.dtype)
     if other is not None:
         return model
@@ -71,6 +81,16 @@ def untrained(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in specimen.trainable)
     return model
+
+
+def _built(build: Callable[..., nn.Module], generator: torch.Generator) -> nn.Module:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.default_generator.manual_seed(generator.initial_seed())
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(generator.initial_seed())
+        parameters = inspect.signature(build).parameters.values()
+        takes = any(p.name == "generator" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+        return build(generator=generator) if takes else build()
 
 
 def train(
@@ -179,8 +199,6 @@ def optimizer_of(specimen: Specimen, named: Mapping[str, Tensor]) -> Optimizer:
 
 
 def _defaults(optimizer: Optimizer) -> dict[str, Any]:
-    import inspect
-
     accepted = inspect.signature(type(optimizer).__init__).parameters
     return {key: value for key, value in optimizer.defaults.items() if key in accepted}
 
@@ -195,6 +213,17 @@ def _complete(specimen: Specimen) -> Recipe:
     if missing:
         raise NotApplicableError(f"needs a recipe that says {' and '.join(missing)} to train again")
     return recipe
+
+
+def _check_repeatable(model: nn.Module, again: nn.Module) -> None:
+    pairs = zip(model.named_parameters(), again.parameters(), strict=True)
+    different = [name for (name, p), q in pairs if not torch.equal(p, q) and not p.isnan().any()]
+    if different:
+        raise SpecimenError(
+            "recipe.build must make the same weights from the same seed",
+            f"other {', '.join(different[:3])} the second time",
+            "Draw them from the generator it is given, or from PyTorch's global one.",
+        )
 
 
 def _check_same_parameters(model: nn.Module, other: nn.Module) -> None:
@@ -259,6 +288,7 @@ def train_many(
         raise SettingError("train_many needs a seed for each network, at least one", "none", "Pass range(8).")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     models = [untrained(specimen, generator, build) for generator in generators]
+    _check_repeatable(models[0], untrained(specimen, torch.Generator().manual_seed(seeds[0]), build))
     objective = specimen.objective.bind(models[0])
     data = ExampleTensors.of(specimen, "train")
     names = [name for name, _ in models[0].named_parameters()]
