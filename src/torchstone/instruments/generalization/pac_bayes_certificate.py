@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torchstone.bounds.proportion import clopper_pearson
 from torchstone.details import Axis, Curve, Line, Marker, Scalar, Scalars, Table, numbers
-from torchstone.errors import NotApplicableError
+from torchstone.errors import NotApplicableError, NumericalError
 from torchstone.instruments.settings import require_between, require_count
 from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Remedy, Uncertainty, Verdict
 from torchstone.workbench import Workbench
@@ -113,6 +113,8 @@ class PacBayesCertificate:
                 )
             except NotApplicableError as answer:
                 notes.append(f"No certificate with a prior from data: {answer.reason}.")
+            except NumericalError as error:
+                notes.append(f"No certificate with a prior from data: {error}")
         else:
             notes.append(
                 "With Recipe(build=...) a prior is trained on half of the data, which is worth much."

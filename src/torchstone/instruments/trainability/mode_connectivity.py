@@ -84,7 +84,10 @@ class ModeConnectivity:
         """Train the second network and the curve, and walk all paths."""
         specimen, generator = bench.specimen, bench.generator(self.META.id)
         space = every_parameter(specimen)
-        other, _ = train_again(specimen, self._seed(bench))
+        try:
+            other, _ = train_again(specimen, self._seed(bench))
+        except NumericalError as error:
+            raise NotApplicableError(f"the second training diverged: {error}") from None
         own = here(specimen, space)
         its = from_state(specimen, space, {**dict(other.named_parameters()), **dict(other.named_buffers())})
         paths: dict[str, Any] = {LINE: Segment(own, its)}
