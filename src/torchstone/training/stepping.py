@@ -46,7 +46,8 @@ class Stepper:
         self._presentation, self._optimizer = presentation, optimizer
         self.notes = presentation.notes
         self._ranks, self._autocast = ranks, autocast
-        self.scaler = torch.amp.GradScaler(_device(optimizer).type, enabled=autocast is torch.float16)
+        self._scaled = autocast is torch.float16
+        self.scaler = torch.amp.GradScaler(_device(optimizer).type, enabled=self._scaled)
 
     def step(self, x: Tensor, y: Tensor, rows: Tensor, number: int) -> tuple[float, Tensor, Tensor | None]:
         """One update on a batch's rows.
@@ -84,10 +85,13 @@ class Stepper:
                 "Lower the learning rate, clip the gradient, or look for NaN in the data.",
             )
         if risk is not None:
-            self.scaler.scale(risk).backward()
+            (self.scaler.scale(risk) if self._scaled else risk).backward()
         self._ranks.sum_gradients(self._optimizer)
-        self.scaler.step(self._optimizer)
-        self.scaler.update()
+        if self._scaled:
+            self.scaler.step(self._optimizer)
+            self.scaler.update()
+        else:
+            self._optimizer.step()
         return total, mine, note if self.notes else None
 
     def _forward(self, x: Tensor, y: Tensor, mine: Tensor, count: int) -> tuple[float, Tensor, Tensor]:
