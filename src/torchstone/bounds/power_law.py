@@ -36,7 +36,7 @@ def fit_power_law(times: Tensor, values: Tensor, confidence: float = 0.95) -> Po
 
     Points of one curve depend on each other, so the usual interval of a regression would be far too narrow. The curves are
     independent: the interval is Student's over their exponents, which is exact where those are normal. (Resampling five
-    curves, as the bootstrap would, covers about 84% where 95% is asked for.)
+    curves, as the bootstrap would, covers about P(|t_4| < 1.96 sqrt(4/5)) = 85% where 95% is asked for.)
 
     Bias: none for an exact power law; for others b is the average slope over the range of log t.
 
