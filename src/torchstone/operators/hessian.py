@@ -72,8 +72,11 @@ class Hessian(CurvatureMap):
         directions = X.split([space.size for space in spaces])
 
         def of_batch(gradient: tuple[Tensor, ...], batch: Batch) -> Tensor:
-            parts = zip(spaces, directions, strict=True)
-            return torch.cat([self._products(gradient, batch, part, space) for space, part in parts])
+            parts = [
+                self._products(gradient, batch, part, space)
+                for space, part in zip(spaces, directions, strict=True)
+            ]
+            return torch.cat(parts) if len(parts) > 1 else parts[0]
 
         return self._graphs.mean(of_batch)
 
@@ -85,7 +88,7 @@ class Hessian(CurvatureMap):
         places = [i for i, name in enumerate(self.space.names) if name in along]
         curved = [i for i in places if gradient[i].requires_grad]
         if not curved:  # every loss is affine in the parameters
-            return torch.zeros_like(X, dtype=torch.float64)
+            return torch.zeros_like(X)
         found = self._columns(
             [gradient[i] for i in curved],
             space.parameters,

@@ -137,7 +137,7 @@ class ParameterJacobian(DifferentiatedMap):
             number = self._graphs.number
             rows = U[self._starts[number] : self._starts[number + 1]]
             if not graph.outputs.requires_grad:
-                return torch.zeros(self.shape[1], U.shape[1], dtype=torch.float64, device=self.device)
+                return torch.zeros(self.shape[1], U.shape[1], dtype=self.dtype, device=self.device)
             cotangents = rows.T.reshape(-1, *graph.outputs.shape).to(graph.outputs.dtype)
             weight = self._graphs.weight
             found = self._columns((graph.outputs,), self.space.parameters, batch, (cotangents,), weight)

@@ -106,8 +106,11 @@ class OutputCurvature(CurvatureMap):
         directions = X.split([space.size for space in spaces])
 
         def of_batch(graph: _Linearised, batch: Batch) -> Tensor:
-            parts = zip(spaces, directions, strict=True)
-            return torch.cat([self._products(graph, batch, part, space) for space, part in parts])
+            parts = [
+                self._products(graph, batch, part, space)
+                for space, part in zip(spaces, directions, strict=True)
+            ]
+            return torch.cat(parts) if len(parts) > 1 else parts[0]
 
         return self._graphs.mean(of_batch)
 
@@ -124,7 +127,7 @@ class OutputCurvature(CurvatureMap):
         places = [i for i, name in enumerate(self.space.names) if name in along]
         used = [i for i in places if graph.pulled[i].requires_grad]
         if not used or graph.weigh is None:
-            return torch.zeros_like(X, dtype=torch.float64)
+            return torch.zeros_like(X)
         weight = self._graphs.weight
         # J x is the derivative of u -> x^T (J^T u), which is linear in u.
         (pushed,) = self._columns(
@@ -154,7 +157,7 @@ class OutputCurvature(CurvatureMap):
                 outputs = self.specimen.forward(batch)
             weigh = self._weigher_by_differences(outputs.detach(), batch, position)
             if not outputs.requires_grad or weigh is None:
-                return torch.zeros_like(X, dtype=torch.float64)
+                return torch.zeros_like(X)
             return torch.stack([self._difference(outputs, weigh, batch, x) for x in X.T], dim=1)
 
         return self.specimen.mean_over(of_batch, self.split)

@@ -116,8 +116,8 @@ class ParameterSpace:
         return tuple(part.reshape(parameter.shape).to(parameter.dtype) for part, parameter in pairs)
 
     def flatten_columns(self, tensors: Sequence[Float[Tensor, "k ..."]]) -> Float[Tensor, "size k"]:
-        """One tensor a parameter, (k, *shape), as k columns in float64."""
-        rows = torch.empty(tensors[0].shape[0], self.size, dtype=torch.float64, device=self.device)
+        """One tensor a parameter, (k, *shape), as k columns of this space's type, which holds each exactly."""
+        rows = torch.empty(tensors[0].shape[0], self.size, dtype=self.dtype, device=self.device)
         for part, place in zip(tensors, rows.split(list(self.sizes), dim=1), strict=True):
             place.copy_((part.to_dense() if part.is_sparse else part).reshape(place.shape))
         return rows.T

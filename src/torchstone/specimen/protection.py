@@ -111,8 +111,19 @@ def _restore_values(tensor: Tensor, state: _TensorState) -> None:
         state.data.copy_(
             state.values
         )  # does not count as a change for a graph of the user's that holds the tensor
-    if tensor.data_ptr() != state.data.data_ptr() or not same_bits(tensor, state.data):
+    if not _same_memory(tensor, state.data):
         tensor.data = state.data  # moved, cast or given other storage, as by model.double()
+
+
+def _same_memory(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors read the same numbers in the same places of one storage."""
+    seen = [
+        (one.data_ptr(), one.dtype, one.device, one.shape, one.stride(), one.is_conj(), one.is_neg())
+        if one.layout == torch.strided
+        else None
+        for one in (first, second)
+    ]
+    return seen[0] is not None and seen[0] == seen[1]
 
 
 @contextlib.contextmanager
