@@ -70,8 +70,18 @@ def run_until_it_waits(folder: Path) -> subprocess.Popen[bytes]:
     raise AssertionError("the run never reached its third instrument")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Examination:
+    """What the same run measures when nothing ends it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run([sys.executable, "-c", SCRIPT, folder, "finishes"], check=True)
+    return Examination.load(folder / "out" / "examination.json")
+
+
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path: Path, ending: signal.Signals) -> None:
+def test_a_run_that_was_ended_goes_on_where_it_was(
+    tmp_path: Path, ending: signal.Signals, undisturbed: Examination
+) -> None:
     process = run_until_it_waits(tmp_path)
     process.send_signal(ending)
     _, errors = process.communicate(timeout=60)
@@ -89,10 +99,6 @@ def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path: Path, ending: signa
     assert (tmp_path / "calls").read_text().split() == ["first", "second", "third", "third"]
     resumed = Examination.load(out / "examination.json")
     assert resumed.complete
-    fresh = tmp_path / "fresh"
-    fresh.mkdir()
-    subprocess.run([sys.executable, "-c", SCRIPT, fresh, "finishes"], check=True)
-    undisturbed = Examination.load(fresh / "out" / "examination.json")
     assert list(undisturbed.readings) == list(resumed.readings)
     for name, reading in undisturbed.readings.items():
         assert reading.without_cost() == resumed.readings[name].without_cost()
