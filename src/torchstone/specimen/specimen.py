@@ -190,11 +190,11 @@ class Specimen:
             for batch in self.share(split):
                 result = function(batch)
                 single = isinstance(result, Tensor)
-                parts = tuple(part.detach().double() for part in ((result,) if single else result))
+                parts = tuple(part.detach() for part in ((result,) if single else result))
                 if total is not None:
                     parts = tuple(a.add_(b) for a, b in zip(_parts(total), parts, strict=True))
-                else:  # copied, because float64 parts are still the function's own
-                    parts = tuple(part.clone() for part in parts)
+                else:  # copied, because the function may keep what it returns
+                    parts = tuple(part.to(torch.float64, copy=True) for part in parts)
                 total = parts[0] if single else parts
         return self.processes.summed(total)
 
