@@ -93,7 +93,7 @@ def test_equal_images_give_a_distance_of_exactly_zero():
         [digits_cnn(generator=seeded(k)) for k in range(3)],
         cross_entropy, x, y, rows=rows, twin_rows=rows, seeds=[0, 1, 2], optimizer=sgd(0.05), batch_size=16, epochs=2,
     )  # fmt: skip
-    assert run.way == "vmapped"
+    assert run.way == "batched"
     assert float(curves.distance.max()) == 0.0
 
 

@@ -59,7 +59,7 @@ def test_each_is_what_training_again_gives(layout: str) -> None:
     before = model_state(original.model)
     siblings = train_many(original, SEEDS, ledger=wrong(original.objective))
     assert siblings.run is not None
-    assert siblings.run.way == ("one by one" if layout == "text beside" else "vmapped")
+    assert siblings.run.way == ("one by one" if layout == "text beside" else "batched")
     assert len(siblings) == 3
     for k, seed in enumerate(SEEDS):
         model, history = train_again(original, seed)
@@ -122,7 +122,7 @@ def test_other_networks_and_twins() -> None:
     original = specimen()
     siblings = train_many(original, [3, 3, 4], build=wider, epochs=2)
     assert siblings.run is not None
-    assert siblings.run.way == "vmapped"
+    assert siblings.run.way == "batched"
     assert next(siblings.member(0).parameters()).shape == (32, 4)
     first = [stack[0] for stack in siblings.ensemble.parameters.values()]
     second = [stack[1] for stack in siblings.ensemble.parameters.values()]

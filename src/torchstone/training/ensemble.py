@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from torchstone.errors import SettingError
 from torchstone.training.evaluation import PerExample, one_per_example
-from torchstone.training.presentation import Presentation
 
 CELLS = 16384  # members times examples in one pass of an evaluation
 
@@ -116,11 +115,11 @@ class Ensemble:
         return torch.cat(parts, dim=1)
 
     def _of_batch(self, function: Any, x: Any, y: Any) -> Tensor:
-        caller = _Caller(self.template, function).eval()
+        caller = Caller(self.template, function).eval()
 
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
             named = {f"network.{name}": value for name, value in {**parameters, **buffers}.items()}
-            return functional_call(caller, named, (x, y))
+            return called(caller, named, (x, y))
 
         parameters, buffers = dict(self.parameters), dict(self.buffers)
         if self.vectorised and (parameters or buffers):
@@ -133,7 +132,7 @@ class Ensemble:
         )
 
 
-class _Caller(nn.Module):
+class Caller(nn.Module):
     """A function of a network and a batch as a module, so that the network's weights can be replaced."""
 
     def __init__(self, network: nn.Module, function: Any) -> None:
@@ -141,19 +140,21 @@ class _Caller(nn.Module):
         self.network, self._function = network, function
 
     def forward(self, x: Any, y: Any) -> Tensor:
+        """What the function says of the network and the batch."""
         return self._function(self.network, x, y)
 
 
-def together(presentation: Presentation, count: int) -> Any:
-    """The function from stacked parameters, stacked buffers and batches (K, B, ...) to `Presentation`'s answers."""
-
-    def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Any, y: Any) -> Any:
-        named = {**parameters, **buffers}
-        prefixed = {presentation.prefix + key: value for key, value in named.items()}
-        values, penalty, note = functional_call(presentation, prefixed, (x, y, count))
-        return values, values.new_zeros(()) if penalty is None else penalty, note
-
-    return vmap(one, randomness="different")
+def called(module: nn.Module, named: Mapping[str, Tensor], arguments: tuple[Any, ...]) -> Any:
+    """`torch.func.functional_call` that leaves the module as it was even where a layer is used under several names."""
+    known = {id(t): name for name, t in [*module.named_parameters(), *module.named_buffers()]}
+    own = {
+        f"{prefix}.{name}" if prefix else name: known[id(t)]
+        for prefix, layer in module.named_modules()
+        for name, t in [*layer._parameters.items(), *layer._buffers.items()]
+        if t is not None
+    }
+    every = {place: named[name] for place, name in own.items() if name in named}
+    return functional_call(module, every, arguments, tie_weights=False)
 
 
 def size(tree: Any) -> int:

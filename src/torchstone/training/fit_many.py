@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from torchstone.errors import SettingError
+from torchstone.training.as_one import train_as_one
 from torchstone.training.chunks import Chunk, chunks
 from torchstone.training.ensemble import Ensemble, check_same_architecture
 from torchstone.training.evaluation import PerExample
@@ -21,7 +22,7 @@ from torchstone.training.member_data import MemberData
 from torchstone.training.member_steps import OptimizerFactory, member_values
 from torchstone.training.one_by_one import train_one_by_one
 from torchstone.training.presentation import Penalty
-from torchstone.training.vmapped import train_vmapped, why_not
+from torchstone.training.ways import batched, way_of
 
 Progress = Callable[[int, int], None]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
@@ -59,8 +60,8 @@ class TrainedMany:
             after the end of a shorter run.
         steps: Updates of each member, (K,).
         diverged: Members whose loss or weights were not finite, and the step at which that was first seen.
-        way: "vmapped" or "one by one".
-        reason: Why one by one, or in what a vmapped member differs from one trained alone; empty where neither.
+        way: "batched", "vmapped" or "one by one".
+        reason: Why one by one, or in what a member differs from one trained alone; empty where neither.
         ledger: What was noted at each presentation, (K, E, n) in the order of each member's rows; NaN where nothing was
             presented. None unless asked for.
     """
@@ -109,11 +110,12 @@ def fit_many(
 
     Member k ends where `fit(models[k], losses, x[rows[k]], y[rows[k]], generator=generators[k], ...)` ends, up to the
     rounding of sums that are taken in another order: its initial weights, its order of examples, its rate and weight
-    decay are its own. The parameters are stacked to (K, ...), the network is mapped over them by `torch.func.vmap`, and
-    one elementwise optimiser moves them all. Members with different numbers of rows train in groups, and groups larger
+    decay are its own. The parameters are stacked to (K, ...) and one elementwise optimiser moves them all. A network that is
+    a `nn.Sequential` of usual layers runs by one batched kernel a layer ("batched"); any other is mapped over the stacks by
+    `torch.func.vmap` ("vmapped"). Members with different numbers of rows train in groups, and groups larger
     than the memory budget in chunks. Dropout draws its masks for all members together: same law, other bits.
 
-    Networks that cannot be mapped (recurrent layers, control flow by values, optimisers that mix coordinates) are trained
+    Networks that can be neither (recurrent layers, control flow by values, optimisers that mix coordinates) are trained
     one by one by `fit`, with the reason in the result. A member that diverges does not disturb the others.
 
     Cost: the arithmetic of K trainings with the overhead of one. Memory: K copies of parameters, gradients, optimiser
@@ -162,7 +164,7 @@ def fit_many(
         ...     optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.2),
         ... )
         >>> bool((run.series["train_loss"][:, -1] < 1e-6).all()), run.way
-        (True, 'vmapped')
+        (True, 'batched')
     """
     check_same_architecture(models)
     members = len(models)
@@ -190,14 +192,15 @@ def fit_many(
         on_epoch=_telling(on_epoch),
         on_progress=_counting(on_progress, data, budgets, batch_size),
     )
-    reason = why_not(job)
-    if reason is None:
+    way, reason = way_of(job)
+    if way is not None:
         parts = chunks(job, memory_budget)
         reason = (
             "" if parts else f"the memory budget of {memory_budget / 2**20:.0f} MiB does not hold two members"
         )
         if parts:
-            return _joined(job, [train_vmapped(job, part) for part in parts], "vmapped", _differs(models))
+            name = "batched" if way is batched else "vmapped"
+            return _joined(job, [train_as_one(job, part, way) for part in parts], name, _differs(models))
     return _joined(job, [train_one_by_one(job)], "one by one", reason)
 
 

@@ -1,0 +1,153 @@
+"""How many networks are presented a batch each as one: by batched layers where these say the same as vmap, else by vmap."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.utils._pytree import tree_map
+
+from torchstone.errors import TorchstoneError
+from torchstone.training.batched import Batched, chain
+from torchstone.training.ensemble import Caller, called, size
+from torchstone.training.evaluation import one_per_example
+from torchstone.training.job import Job
+from torchstone.training.member_steps import ELEMENTWISE
+from torchstone.training.order import seeded_epoch
+from torchstone.training.presentation import Presentation
+from torchstone.training.stack import Stack
+
+Stacks = Mapping[str, Tensor]
+Present = Callable[[Stacks, Stacks, Any, Any], tuple[Tensor, Tensor, Tensor]]
+"""From stacked parameters, stacked buffers and batches (K, B, ...) to losses (K, B), penalties (K,) and notes (K, B)."""
+Way = Callable[[Job, nn.Module], Present]
+"""From a job and one of its networks, whose modes count, to how it is presented."""
+
+TRIAL = (
+    RuntimeError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+)
+
+
+def vmapped(job: Job, template: nn.Module) -> Present:
+    """`Presentation` mapped over the members by `torch.func.vmap`."""
+    presentation = Presentation(template, job.losses, job.penalty, job.ledger)
+
+    def one(parameters: Stacks, buffers: Stacks, x: Any, y: Any) -> Any:
+        named = {presentation.prefix + key: value for key, value in {**parameters, **buffers}.items()}
+        values, penalty, note = called(presentation, named, (x, y, size(x)))
+        return values, values.new_zeros(()) if penalty is None else penalty, note
+
+    return vmap(one, randomness="different")
+
+
+def batched(job: Job, template: nn.Module) -> Present:
+    """`Batched` layers; the losses see the examples of all members as one batch."""
+    layers = chain(template)
+    if layers is None:
+        raise TypeError("not a chain of known layers")
+    penalty = None
+    if job.penalty is not None:
+        charged = job.penalty
+        caller = Caller(template, lambda network, *_: charged(network))
+
+        def penalty_of(parameters: Stacks, buffers: Stacks) -> Any:
+            named = {f"network.{key}": value for key, value in {**parameters, **buffers}.items()}
+            return called(caller, named, (None, None))
+
+        penalty = vmap(penalty_of, randomness="different")
+
+    def present(parameters: Stacks, buffers: Stacks, x: Any, y: Any) -> tuple[Tensor, Tensor, Tensor]:
+        network: Any = Batched(layers, {**parameters, **buffers})
+        shape = (len(next(iter(parameters.values()))), -1)
+        x, y = (tree_map(lambda leaf: leaf.flatten(0, 1), tree) for tree in (x, y))
+        values = one_per_example(job.losses(network, x, y), size(x))
+        note = values.detach()
+        if job.ledger is not None:
+            note = one_per_example(job.ledger(network, x, y), size(x)).detach().to(values.dtype)
+        charge = values.new_zeros(()) if penalty is None else penalty(parameters, buffers)
+        return values.unflatten(0, shape), charge, note.unflatten(0, shape)
+
+    return present
+
+
+def way_of(job: Job) -> tuple[Way | None, str]:
+    """The quickest way that fits, or None with the reason why these networks cannot be trained as one.
+
+    Each way is tried on a step of two networks with different weights; batched layers must give the losses, gradients
+    and statistics that vmap gives, which a loss that mixes the examples of a batch, say, does not pass.
+    """
+    if not any(p.requires_grad for p in job.models[0].parameters()):
+        return None, "the network has no trainable parameters"
+    optimizer = job.optimizer(_pair(job).leaves)
+    if type(optimizer) not in ELEMENTWISE:
+        return None, f"{type(optimizer).__name__} is not known to move every coordinate by itself"
+    try:
+        expected = _trial(job, vmapped)
+    except TorchstoneError:
+        raise  # the user's mistake, in words already
+    except TRIAL as error:
+        what = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        return None, f"torch.func.vmap cannot map it: {what}"
+    try:
+        found = _trial(job, batched)
+    except (TorchstoneError, *TRIAL):
+        return vmapped, ""
+    return (batched if _same(found, expected) else vmapped), ""
+
+
+def _pair(job: Job) -> Stack:
+    """Member 0, and a network whose weights differ everywhere."""
+    pair = Stack.of([job.models[0], job.models[0]])
+    with torch.no_grad():
+        for p in pair.leaves:
+            p[1] += 0.1 * torch.arange(p[1].numel(), device=p.device).cos().view(p[1].shape).to(p.dtype)
+    return pair
+
+
+def _trial(job: Job, way: Way) -> dict[str, Tensor]:
+    """Losses, notes, gradients and buffers of one step of a pair, without dropout."""
+    template, pair = copy.deepcopy(job.models[0]), _pair(job)
+    rows = job.data.rows[0][: job.batch_size].expand(2, -1)
+    with seeded_epoch(template, job.device, 0):
+        for module in template.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.eval()
+        x, y = job.data.batch(torch.tensor([0, 0]), rows)
+        values, penalty, note = way(job, template)(pair.parameters, pair.buffers, x, y)
+        (values.mean() + penalty.sum()).backward()
+    slopes = {f"gradient of {name}": p.grad for name, p in pair.parameters.items() if p.grad is not None}
+    return {"losses": values.detach(), "penalty": penalty.detach(), "notes": note, **slopes, **pair.buffers}
+
+
+def _same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    """Equal up to rounding, which a slope that cancels to zero has in the size of the others."""
+    if found.keys() != expected.keys():
+        return False
+    sizes = {
+        name: float(value.double().abs().nan_to_num(0, 0, 0).amax())
+        for name, value in expected.items()
+        if value.numel()
+    }
+    steepest = max((size for name, size in sizes.items() if name.startswith("gradient of ")), default=0.0)
+    return all(
+        torch.allclose(
+            found[name].double().expand_as(value),
+            value.double(),
+            rtol=0,
+            atol=torch.finfo(expected["losses"].dtype).eps ** 0.5
+            * (steepest if name.startswith("gradient of ") else sizes[name]),
+            equal_nan=True,
+        )
+        for name, value in expected.items()
+        if value.numel()
+    )
