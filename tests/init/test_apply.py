@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from torchstone.errors import NumericalError, SettingError
-from torchstone.init import SCHEMES, Scheme, activations_behind, apply, fixup, gain, lsuv, zero_last
+from torchstone.errors import SettingError
+from torchstone.init import SCHEMES, Scheme, activations_behind, apply, fixup, gain, zero_last
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -95,7 +97,9 @@ def test_every_scheme_on_a_convolutional_network_of_each_type(scheme: Scheme) ->
         state = torch.get_rng_state()
         table = apply(model, scheme, generator=generator())
         assert torch.equal(torch.get_rng_state(), state)
-        assert {row.scheme for row in table.rows} == {scheme, "zero"}
+        # Delta-orthogonal kernels exist for the convolution only.
+        rest = "orthogonal" if scheme == "delta_orthogonal" else scheme
+        assert [row.scheme for row in table.rows] == [scheme, "zero", rest, "zero", rest, "zero"]
         assert all(bool(p.isfinite().all()) for p in model.parameters())
         assert str(table).count("\n") == 6
         weights = [p.clone() for p in model.parameters()]
@@ -108,12 +112,92 @@ def test_parametrised_weights_get_the_weight_that_was_drawn() -> None:
     apply(nn.Sequential(plain), "xavier", generator=generator())
     table = apply(nn.Sequential(normalised), "xavier", generator=generator())
     torch.testing.assert_close(normalised.weight, plain.weight)
-    assert table.rows[0].name == "0.weight"
+    assert [(row.name, row.scheme) for row in table.rows] == [("0.weight", "xavier"), ("0.bias", "zero")]
+    assert not bool(normalised.get_parameter("bias").any())
     frame = parametrizations.orthogonal(nn.Linear(6, 6))
-    apply(nn.Sequential(frame), "orthogonal", generator=generator())
+    row = apply(nn.Sequential(frame), "orthogonal", generator=generator()).rows[0]
     weight = frame.weight
     assert isinstance(weight, Tensor)
     torch.testing.assert_close(weight @ weight.T, torch.eye(6), atol=1e-5, rtol=0)
+    assert row.why == "no activation behind it"
+
+
+def test_a_parametrisation_that_keeps_its_own_size_is_said() -> None:
+    frame = parametrizations.orthogonal(nn.Linear(6, 6))
+    row = apply(nn.Sequential(frame, nn.ReLU()), "kaiming", generator=generator()).rows[0]
+    assert row.why == "as near as its parametrisation allows"
+    assert row.deviation == pytest.approx(6**-0.5)  # of an orthogonal matrix, not sqrt(2 / 6)
+
+
+def test_attention_and_recurrent_cells_are_initialised() -> None:
+    attention = nn.MultiheadAttention(8, 2)
+    rows = {row.name: row for row in apply(attention, "orthogonal", generator=generator()).rows}
+    assert rows["in_proj_weight"].why == "queries, keys and values, no activation behind them"
+    for part in attention.in_proj_weight.detach().chunk(3):
+        torch.testing.assert_close(part @ part.T, torch.eye(8), atol=1e-5, rtol=0)
+    apart = nn.MultiheadAttention(8, 2, kdim=4, vdim=6)
+    assert all(row.scheme for row in apply(apart, "xavier", generator=generator()).rows)
+    cell = nn.LSTMCell(3, 4)
+    apply(nn.Sequential(cell), generator=generator())
+    for gate in cell.weight_hh.detach().chunk(4):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(4), atol=1e-5, rtol=0)
+    assert cell.bias_ih.tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 8
+    projected = nn.LSTM(3, 40, proj_size=20)
+    apply(projected, generator=generator())
+    # Xavier's bound of the projection as one matrix 20 x 40, not of a fourth of it.
+    assert float(projected.get_parameter("weight_hr_l0").detach().abs().max()) == pytest.approx(
+        (6 / 60) ** 0.5, rel=0.05
+    )
+
+
+class Called(nn.Module):
+    """An activation called as a function, with settings."""
+
+    def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.call = nn.Linear(4, 5), nn.Linear(5, 2), call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.call(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("call", "squared_gain"),
+    [
+        (lambda z: functional.leaky_relu(z, 0.5), 2 / 1.25),
+        (lambda z: functional.leaky_relu(z, negative_slope=0.5, inplace=True), 2 / 1.25),
+        (lambda z: functional.relu(z, True), 2.0),
+        (lambda z: functional.prelu(z, torch.tensor([0.5])), 2 / 1.25),
+        (lambda z: functional.elu(z, alpha=0.0), 2.0),
+        (lambda z: functional.hardtanh(z, -1e9, 1e9), 1.0),
+    ],
+)
+def test_functions_are_taken_with_the_settings_of_their_call(
+    call: Callable[[Tensor], Tensor], squared_gain: float
+) -> None:
+    rows = apply(Called(call), generator=generator(), batch=torch.ones(3, 4)).rows
+    assert rows[0].gain ** 2 == pytest.approx(squared_gain)
+
+
+def test_a_learned_slope_counts() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.PReLU(2, init=0.5), nn.Linear(4, 2))
+    row = apply(model, generator=generator()).rows[0]
+    assert (row.activation, row.gain) == ("prelu", pytest.approx((2 / 1.25) ** 0.5))
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (nn.Conv2d(8, 4, 3), "fewer outputs than inputs"),
+        (nn.Conv2d(3, 8, 2), "an even kernel"),
+        (nn.Conv2d(4, 8, 3, groups=2), "groups"),
+        (nn.Linear(3, 3), "no convolution"),
+    ],
+)
+def test_layers_without_a_delta_orthogonal_kernel_get_orthogonal_weights(layer: nn.Module, why: str) -> None:
+    row = apply(nn.Sequential(nn.Conv2d(3, 3, 3), layer), "delta_orthogonal", generator=generator()).rows[2]
+    assert row.scheme == "orthogonal"
+    assert why in row.why
 
 
 def test_a_given_activation_goes_everywhere_but_behind_the_last_layer() -> None:
@@ -128,53 +212,22 @@ def test_models_that_cannot_be_initialised_are_refused() -> None:
     with pytest.raises(SettingError, match=r"lazy 0\.weight"):
         apply(nn.Sequential(nn.LazyLinear(3)), generator=generator())
     with pytest.raises(SettingError, match="scheme must be one of"):
-        apply(nn.Linear(2, 2), "best", generator=generator())  # pyright: ignore[reportArgumentType]
+        apply(nn.LSTM(2, 2), "best", generator=generator())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SettingError, match="on the meta device"):
+        apply(nn.Linear(2, 2, device="meta"), generator=generator())
+    with pytest.raises(SettingError, match=r"generator must be a torch\.Generator on the CPU; got None"):
+        apply(nn.Linear(2, 2), generator=None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SettingError, match=r"must run on the batch; got RuntimeError from forward\(\)"):
+        apply(nn.Sequential(nn.Linear(2, 2)), generator=generator(), batch=torch.ones(3, 5))
 
 
-def variances(model: nn.Module, batch: Any) -> list[float]:
-    found: list[float] = []
-    handles = [
-        module.register_forward_hook(lambda _m, _i, output: found.append(float(output.var())))
-        for module in model.modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    ]
-    with torch.no_grad():
-        model(batch)
-    for handle in handles:
-        handle.remove()
-    return found
-
-
-def test_lsuv_gives_every_layer_variance_one() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(1, 6, 3),
-        nn.BatchNorm2d(6),
-        nn.GELU(),
-        nn.Conv2d(6, 4, 3),
-        nn.Tanh(),
-        nn.Flatten(),
-        nn.Linear(64, 20),
-        nn.ReLU(),
-        nn.Linear(20, 3),
-    )
-    batch = 5 + 3 * torch.randn(64, 1, 8, 8, generator=generator())
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    state = torch.get_rng_state()
-    report = lsuv(model, batch, generator=generator())
-    assert torch.equal(torch.get_rng_state(), state)
-    assert [row.name for row in report] == ["0", "3", "6", "8"]
-    assert all(abs(row.after - 1) <= 0.02 for row in report)
-    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
-    assert max(abs(variance - 1) for variance in variances(model, batch)) <= 0.021
-    assert max(row.passes for row in report) <= 3
-
-
-def test_lsuv_names_a_layer_whose_outputs_do_not_vary() -> None:
-    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2))
-    with pytest.raises(NumericalError, match="outputs of 0 must vary"):
-        lsuv(model, torch.zeros(5, 3), generator=generator())
-    with pytest.raises(SettingError, match="layers that run"):
-        lsuv(nn.Sequential(nn.ReLU()), torch.zeros(5, 3), generator=generator())
+def test_layers_without_inputs_are_left_out_of_the_sizes() -> None:
+    with warnings.catch_warnings(action="ignore"):
+        model = nn.Sequential(nn.Linear(0, 4), nn.ReLU(), nn.Linear(4, 2))
+    for scheme in SCHEMES:
+        row = apply(model, scheme, generator=generator()).rows[0]
+        assert row.deviation == 0
+        assert row.why.startswith("the layer has no inputs or no outputs")
 
 
 class Residual(nn.Module):

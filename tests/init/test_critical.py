@@ -70,15 +70,19 @@ def test_the_slope_at_one_is_chi() -> None:
 
 
 def test_wide_networks_follow_the_correlation_map() -> None:
-    width, sigma, bias = 4000, 1.5, 0.1
+    """Three layers of width 1000, averaged over 64 pairs of inputs.
+
+    A pair's correlation has the error (1 - c^2) / 1000^(1/2) a layer, at most 0.04 in all, and the mean of 64 has 0.005.
+    """
+    width, pairs, sigma, bias, c = 1000, 64, 1.5, 0.1, 0.5
     g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)
     q = fixed_point(torch.tanh, sigma, bias)
-    c = 0.5
-    u, v = (torch.randn(width, generator=g, dtype=torch.float64) for _ in range(2))
+    u, v = draw(width, pairs), draw(width, pairs)
     a, b = q**0.5 * u, q**0.5 * (c * u + math.sqrt(1 - c * c) * v)
     for _ in range(3):
-        weight = torch.randn(width, width, generator=g, dtype=torch.float64) * (sigma / width) ** 0.5
-        shift = torch.randn(width, generator=g, dtype=torch.float64) * bias**0.5
+        weight, shift = draw(width, width) * (sigma / width) ** 0.5, draw(width, 1) * bias**0.5
         a, b = weight @ torch.tanh(a) + shift, weight @ torch.tanh(b) + shift
         c = correlation_map(torch.tanh, c, q, sigma, bias)
-    assert float((a @ b) / (a.norm() * b.norm())) == pytest.approx(c, abs=0.05)
+    found = torch.cosine_similarity(a, b, dim=0).mean()
+    assert float(found) == pytest.approx(c, abs=0.02)

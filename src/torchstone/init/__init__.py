@@ -9,7 +9,7 @@ from torchstone.init.lsuv import LsuvLayer, lsuv
 from torchstone.init.mean_field import expectation, fixed_point, gain, gradient_factor, variance_map
 from torchstone.init.residual import fixup, zero_last
 from torchstone.init.schemes import SCHEMES, Scheme, draw_weight, standard_deviation
-from torchstone.init.weights import set_weight
+from torchstone.init.weights import parameters_behind, set_weight
 
 __all__ = [
     "SCHEMES",
@@ -33,6 +33,7 @@ __all__ = [
     "gain",
     "gradient_factor",
     "lsuv",
+    "parameters_behind",
     "set_weight",
     "standard_deviation",
     "variance_map",

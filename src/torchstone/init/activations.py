@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from torchstone.init.fans import WEIGHTED
+from torchstone.init.forward import Call, forward_once, plain_call
 from torchstone.init.mean_field import Activation
 
 Found = tuple[str, Activation]
@@ -18,12 +18,12 @@ Found = tuple[str, Activation]
 _FUNCTIONS: dict[Any, Found] = {
     function: (name, activation)
     for name, activation, functions in (
-        ("relu", torch.relu, (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, functional.relu)),
+        ("relu", functional.relu, (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, functional.relu)),
         ("tanh", torch.tanh, (torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_, functional.tanh)),
         ("sigmoid", torch.sigmoid, (torch.sigmoid, Tensor.sigmoid, functional.sigmoid)),
         ("leaky_relu", functional.leaky_relu, (functional.leaky_relu,)),
         ("elu", functional.elu, (functional.elu,)),
-        ("selu", torch.selu, (torch.selu, functional.selu)),
+        ("selu", functional.selu, (torch.selu, functional.selu)),
         ("gelu", functional.gelu, (functional.gelu,)),
         ("silu", functional.silu, (functional.silu,)),
         ("mish", functional.mish, (functional.mish,)),
@@ -31,6 +31,9 @@ _FUNCTIONS: dict[Any, Found] = {
         ("hardtanh", functional.hardtanh, (functional.hardtanh,)),
         ("relu6", functional.relu6, (functional.relu6,)),
         ("hardswish", functional.hardswish, (functional.hardswish,)),
+        ("celu", functional.celu, (torch.celu, functional.celu)),
+        ("softsign", functional.softsign, (functional.softsign,)),
+        ("hardsigmoid", functional.hardsigmoid, (functional.hardsigmoid,)),
         ("erf", torch.erf, (torch.erf, Tensor.erf)),
         ("sin", torch.sin, (torch.sin, Tensor.sin)),
     )
@@ -52,13 +55,13 @@ _MODULES: dict[type[nn.Module], str] = {
     nn.Hardswish: "hardswish",
     nn.CELU: "celu",
     nn.Softsign: "softsign",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.PReLU: "prelu",
 }
 
 
 def activations_behind(
-    model: nn.Module,
-    batch: Any = None,
-    call: Callable[[nn.Module, Any], Any] = lambda model, batch: model(batch),
+    model: nn.Module, batch: Any = None, call: Call = plain_call
 ) -> dict[nn.Module, Found]:
     """Name and function of the first activation that runs after each linear or convolution layer.
 
@@ -70,6 +73,9 @@ def activations_behind(
         model: The model.
         batch: Data, or None.
         call: How the model takes a batch.
+
+    Raises:
+        SettingError: The model does not take the batch.
     """
     if batch is None:
         return _by_registration(model)
@@ -82,16 +88,12 @@ def activations_behind(
         for module in model.modules()
         if type(module) in _MODULES
     ]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices), watch:
-            call(model, batch)
+        with watch:
+            forward_once(model, batch, call)
     finally:
         for handle in handles:
             handle.remove()
-        for buffer, saved in buffers:
-            buffer.copy_(saved)
     return watch.found
 
 
@@ -102,14 +104,31 @@ def _by_registration(model: nn.Module) -> dict[nn.Module, Found]:
         if isinstance(module, WEIGHTED):
             pending = module
         elif pending is not None and type(module) in _MODULES:
-            found[pending] = (_MODULES[type(module)], _elementwise(module))
+            found[pending] = _of_module(module)
             pending = None
     return found
 
 
-def _elementwise(module: nn.Module) -> Activation:
+def _of_module(module: nn.Module) -> Found:
     """The module's own function, with its slope or bounds, on tensors that it must not overwrite."""
-    return lambda z: module(z.clone())
+    if isinstance(module, nn.PReLU):
+        return _prelu(module.weight)
+    return _MODULES[type(module)], lambda z: module(z.clone())
+
+
+def _prelu(slopes: Tensor) -> Found:
+    """ReLU with learned slopes, which theory takes at their root mean square."""
+    slope = float(slopes.detach().double().square().mean().sqrt())
+    return "prelu", lambda z: functional.leaky_relu(z, slope)
+
+
+def _of_call(func: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Found:
+    """A function with the settings of this call, such as a slope."""
+    name, activation = _FUNCTIONS[func]
+    options = {key: value for key, value in options.items() if key not in ("input", "inplace", "out")}
+    if not arguments and not options:
+        return name, activation
+    return name, lambda z: activation(z, *arguments, **options)
 
 
 class _Watch(TorchFunctionMode):
@@ -124,7 +143,7 @@ class _Watch(TorchFunctionMode):
         self.pending = module
 
     def activated(self, module: nn.Module, *_: Any) -> None:
-        self._note((_MODULES[type(module)], _elementwise(module)))
+        self._note(_of_module(module))
 
     def _note(self, found: Found) -> None:
         if self.pending is not None:
@@ -134,6 +153,9 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        options = kwargs or {}
         if func in _FUNCTIONS:
-            self._note(_FUNCTIONS[func])
-        return func(*args, **(kwargs or {}))
+            self._note(_of_call(func, args[1:], options))
+        elif func in (torch.prelu, Tensor.prelu) and len(args) > 1:
+            self._note(_prelu(args[1]))
+        return func(*args, **options)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from torchstone.errors import SettingError
 from torchstone.init.activations import activations_behind
 from torchstone.init.fans import WEIGHTED, fans
-from torchstone.init.mean_field import Activation, gain
-from torchstone.init.schemes import Scheme, draw_weight, standard_deviation
-from torchstone.init.weights import set_weight
+from torchstone.init.forward import Call, plain_call
+from torchstone.init.mean_field import Activation, elementwise, gain
+from torchstone.init.schemes import (
+    Scheme,
+    draw_weight,
+    fitting_scheme,
+    require_generator,
+    require_scheme,
+    standard_deviation,
+)
+from torchstone.init.weights import parameters_behind, set_weight
 
 _NORMALISATIONS = (
     nn.BatchNorm1d,
@@ -87,14 +95,16 @@ def apply(
     generator: torch.Generator,
     activation: Activation | None = None,
     batch: Any = None,
-    call: Callable[[nn.Module, Any], Any] = lambda model, batch: model(batch),
+    call: Call = plain_call,
 ) -> InitTable:
     """Give every linear and convolution layer of a model new weights, biases of 0, and normalisations scale 1, shift 0.
 
     Each layer's gain is what the activation behind it asks for, computed by quadrature (`init.gain`): sqrt(2) for
     ReLU, 1 where none follows, 1.59 for tanh. LeCun's schemes take no gain, orthogonal weights with tanh take 1 (only
     there isometry is reached). Recurrent layers get orthogonal recurrent and Xavier input matrices, gate by gate, and
-    an LSTM a forget bias of 1. Embeddings and parameters of other layers are left and said.
+    an LSTM a forget bias of 1. Attention's queries, keys and values are linear layers without an activation. Where no
+    delta-orthogonal kernel exists a layer gets orthogonal weights. Embeddings and parameters of other layers are left. All
+    that is said.
 
     Args:
         model: Changed in place.
@@ -109,7 +119,8 @@ def apply(
         What was set and why.
 
     Raises:
-        SettingError: An unknown scheme, no layer to initialise, or lazy layers that have not run.
+        SettingError: An unknown scheme, no CPU generator, an activation that is not elementwise, a batch that the model
+            does not take, no layer to initialise, or layers without values (lazy or on the meta device).
 
     >>> model = nn.Sequential(nn.Linear(50, 100), nn.ReLU(), nn.Linear(100, 1))
     >>> print(apply(model, "kaiming", generator=torch.Generator()))
@@ -119,13 +130,10 @@ def apply(
     2.weight   1x100   kaiming  none        1      0.1  no activation behind it
     2.bias     1       zero     -           -      -    biases start at 0
     """
-    lazy = [
-        name for name, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)
-    ]
-    if lazy:
-        raise SettingError(
-            "Layers must have their shapes", f"lazy {lazy[0]}", "Run the model on a batch first."
-        )
+    require_scheme(scheme)
+    require_generator(generator)
+    _require_values(model)
+    given = None if activation is None else elementwise(activation)
     behind = activations_behind(model, batch, call)
     work = _Work(scheme, generator)
     layers = [(name, module) for name, module in model.named_modules()]
@@ -133,11 +141,13 @@ def apply(
     for name, module in layers:
         if isinstance(module, WEIGHTED):
             found = behind.get(module)
-            if activation is not None and module is not last:
-                found = (getattr(activation, "__name__", "given"), activation)
+            if given is not None and module is not last:
+                found = (getattr(activation, "__name__", type(activation).__name__), given)
             work.weighted(name, module, found)
-        elif isinstance(module, nn.RNNBase):
+        elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
             work.recurrent(name, module)
+        elif isinstance(module, nn.MultiheadAttention):
+            work.attention(name, module)
         elif isinstance(module, _NORMALISATIONS):
             work.normalisation(name, module)
         else:
@@ -145,6 +155,20 @@ def apply(
     if not any(row.scheme for row in work.rows):
         raise SettingError("The model must have layers to initialise", "none", "Pass the network itself.")
     return InitTable(tuple(work.rows))
+
+
+def _require_values(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise SettingError(
+                "Layers must have their shapes", f"lazy {name}", "Run the model on a batch first."
+            )
+        if parameter.is_meta:
+            raise SettingError(
+                "Layers must have values",
+                f"{name} on the meta device",
+                'Call model.to_empty(device="cpu") first.',
+            )
 
 
 class _Work:
@@ -173,21 +197,25 @@ class _Work:
             self.rows.append(Initialised(full, tuple(parameter.shape), what, "", 0.0, 0.0, why))
 
     def weighted(self, name: str, layer: nn.Module, behind: tuple[str, Activation] | None) -> None:
-        weight, full = layer.weight, f"{name}.weight" if name else "weight"
-        assert isinstance(weight, Tensor)
-        key = (
-            weight if isinstance(weight, nn.Parameter) else layer
-        )  # a parametrised weight is made anew at each look
-        if self._first(full, key if isinstance(key, Tensor) else next(layer.parameters())):
+        full = f"{name}.weight" if name else "weight"
+        first, *others = parameters_behind(layer)
+        if self._first(full, first):
+            self.done |= {id(other): full for other in others}
             sigma, why = self._gain(behind)
-            set_weight(layer, draw_weight(layer, self.scheme, sigma, self.generator))
-            shown = behind[0] if behind else "none"
-            deviation = standard_deviation(layer, self.scheme, sigma)
+            scheme, other = fitting_scheme(layer, self.scheme)
+            drawn = draw_weight(layer, scheme, sigma, self.generator)
+            set_weight(layer, drawn)
+            weight = layer.weight
+            assert isinstance(weight, Tensor)
+            deviation = standard_deviation(layer, scheme, sigma)
             if min(fans(layer)) == 0:
                 why = "the layer has no inputs or no outputs"
-            self.rows.append(
-                Initialised(full, tuple(weight.shape), self.scheme, shown, sigma, deviation, why)
-            )
+            elif not torch.allclose(weight, drawn, rtol=1e-2, atol=1e-2 * deviation):
+                deviation = float(weight.double().square().mean().sqrt())
+                why = "as near as its parametrisation allows"
+            why = f"{why}; {other}" if other else why
+            shown = behind[0] if behind else "none"
+            self.rows.append(Initialised(full, tuple(weight.shape), scheme, shown, sigma, deviation, why))
         self._set(layer, name, "bias", 0.0, "biases start at 0")
 
     def _gain(self, behind: tuple[str, Activation] | None) -> tuple[float, str]:
@@ -200,20 +228,22 @@ class _Work:
             return 1.0, "isometry with tanh needs a gain of 1"
         return gain(function), f"keeps the variance through {label}"
 
-    def recurrent(self, name: str, layer: nn.RNNBase) -> None:
-        gates = {"LSTM": 4, "GRU": 3}.get(layer.mode, 1)
+    def recurrent(self, name: str, layer: nn.RNNBase | nn.RNNCellBase) -> None:
+        long = isinstance(layer, nn.LSTM | nn.LSTMCell)
+        gates = 4 if long else 3 if isinstance(layer, nn.GRU | nn.GRUCell) else 1
         for field, parameter in list(layer.named_parameters(recurse=False)):
             full = f"{name}.{field}" if name else field
             if not self._first(full, parameter):
                 continue
             if field.startswith("bias"):
                 values, scheme, why = torch.zeros_like(parameter), "zero", "biases start at 0"
-                if layer.mode == "LSTM" and field.startswith("bias_ih"):
+                if long and field.startswith("bias_ih"):
                     hidden = parameter.numel() // 4
                     values[hidden : 2 * hidden] = 1.0
                     scheme, why = "zero, forget 1", "a forget gate that starts open remembers"
             else:
-                parts = [torch.empty(part.shape) for part in parameter.chunk(gates)]
+                projection = field.startswith("weight_hr")  # of an LSTM's outputs: no gates
+                parts = [torch.empty(part.shape) for part in parameter.chunk(1 if projection else gates)]
                 recurrent = field.startswith("weight_hh")
                 for part in parts:
                     if recurrent:
@@ -222,9 +252,33 @@ class _Work:
                         nn.init.xavier_uniform_(part, generator=self.generator)
                 values = torch.cat(parts)
                 scheme = "orthogonal" if recurrent else "xavier_uniform"
-                why = "keeps norms over time" if recurrent else "gate by gate"
+                why = (
+                    "keeps norms over time"
+                    if recurrent
+                    else "output projection"
+                    if projection
+                    else "gate by gate"
+                )
             parameter.copy_(values)
             self.rows.append(Initialised(full, tuple(parameter.shape), scheme, "", 0.0, 0.0, why))
+
+    def attention(self, name: str, layer: nn.MultiheadAttention) -> None:
+        for field, parameter in list(layer.named_parameters(recurse=False)):
+            full = f"{name}.{field}" if name else field
+            if not field.endswith("proj_weight"):
+                self._set(layer, name, field, 0.0, "biases start at 0")
+            elif self._first(full, parameter):
+                rows, columns = (
+                    parameter.shape[0] // (3 if field == "in_proj_weight" else 1),
+                    parameter.shape[1],
+                )
+                linear = nn.utils.skip_init(nn.Linear, columns, rows, bias=False, dtype=parameter.dtype)
+                scheme, _ = fitting_scheme(linear, self.scheme)
+                for part in parameter.split(rows):
+                    part.copy_(draw_weight(linear, scheme, 1.0, self.generator))
+                deviation, shape = standard_deviation(linear, scheme), tuple(parameter.shape)
+                why = "queries, keys and values, no activation behind them"
+                self.rows.append(Initialised(full, shape, scheme, "none", 1.0, deviation, why))
 
     def normalisation(self, name: str, layer: nn.Module) -> None:
         self._set(layer, name, "weight", 1.0, "normalised signals pass as they are")
@@ -232,6 +286,8 @@ class _Work:
 
     def other(self, name: str, layer: nn.Module) -> None:
         for field, parameter in layer.named_parameters(recurse=False):
+            if isinstance(layer, parametrize.ParametrizationList) and id(parameter) in self.done:
+                continue  # what a weight that was set is made of
             full = f"{name}.{field}" if name else field
             if self._first(full, parameter):
                 why = f"no rule for {type(layer).__name__}"

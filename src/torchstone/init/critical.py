@@ -22,8 +22,9 @@ from torchstone.errors import NumericalError, SettingError
 from torchstone.init.mean_field import (
     REACH,
     Activation,
-    fixed_point,
-    gradient_factor,
+    elementwise,
+    limit,
+    require_variances,
     second_moment,
     slope_second_moment,
 )
@@ -68,11 +69,18 @@ def criticality(activation: Activation, weight_variance: float, bias_variance: f
         activation: phi, elementwise.
         weight_variance: sigma_w^2.
         bias_variance: sigma_b^2.
+
+    Raises:
+        SettingError: A variance out of range, or an activation that is not elementwise.
     """
-    q = fixed_point(activation, weight_variance, bias_variance)
-    # Near the edge the iteration towards 0 is slow, and what it has reached is taken for it.
-    small = 1e-8 if q < 1e-8 else min(q, 1e8)
-    return Criticality(weight_variance, bias_variance, q, gradient_factor(activation, small, weight_variance))
+    require_variances(weight_variance=weight_variance, bias_variance=bias_variance)
+    return _criticality(elementwise(activation), weight_variance, bias_variance)
+
+
+def _criticality(activation: Activation, weight_variance: float, bias_variance: float) -> Criticality:
+    q = limit(activation, weight_variance, bias_variance)
+    chi = weight_variance * slope_second_moment(activation, min(max(q, 1e-8), 1e8))
+    return Criticality(weight_variance, bias_variance, q, chi)
 
 
 def critical_point(activation: Activation, bias_variance: float = 0.0, *, most: float = 25.0) -> Criticality:
@@ -87,19 +95,20 @@ def critical_point(activation: Activation, bias_variance: float = 0.0, *, most: 
         most: Largest sigma_w^2 looked at.
 
     Raises:
+        SettingError: A variance out of range, or an activation that is not elementwise.
         NumericalError: No such point up to `most`; logistic sigmoid without biases has none, for example.
 
     >>> round(critical_point(torch.relu).weight_variance, 6)
     2.0
     """
-    if not 0 <= bias_variance < math.inf:
-        raise SettingError(
-            "bias_variance must be 0 or positive", repr(bias_variance), "Pass for example 0.05."
-        )
+    require_variances(bias_variance=bias_variance)
+    if not 1e-3 < most < math.inf:
+        raise SettingError("most must be above 0.001", repr(most), "25 is usual.")
+    activation = elementwise(activation)
     if bias_variance == 0 and (found := _at_zero(activation)) is not None:
         return found
     low, high = 1e-3, most
-    excess = lambda variance: criticality(activation, variance, bias_variance).chi - 1
+    excess = lambda variance: _criticality(activation, variance, bias_variance).chi - 1
     if excess(low) > 0 or excess(high) < 0:
         raise _no_edge(f"chi from {excess(low) + 1:.3g} to {excess(high) + 1:.3g} for sigma_w^2 up to {most}")
     for _ in range(100):
@@ -107,7 +116,7 @@ def critical_point(activation: Activation, bias_variance: float = 0.0, *, most: 
         low, high = (middle, high) if excess(middle) < 0 else (low, middle)
         if high - low < 1e-12 * high:
             break
-    found = criticality(activation, high, bias_variance)
+    found = _criticality(activation, high, bias_variance)
     if abs(found.chi - 1) > 1e-3:
         raise _no_edge(f"chi that jumps to {found.chi:.3g} at sigma_w^2 = {high:.4g}")
     return Criticality(found.weight_variance, bias_variance, found.variance, 1.0)
@@ -150,10 +159,14 @@ def correlation_map(
         variance: q*, a fixed point of the variance map.
         weight_variance: sigma_w^2.
         bias_variance: sigma_b^2.
+
+    Raises:
+        SettingError: A correlation or variance out of range, or an activation that is not elementwise.
     """
     if not -1 <= correlation <= 1:
         raise SettingError("A correlation lies between -1 and 1", repr(correlation), "Pass for example 0.5.")
-    scale = variance**0.5
+    require_variances(variance=variance, weight_variance=weight_variance, bias_variance=bias_variance)
+    activation, scale = elementwise(activation), variance**0.5
     function = lambda u, v: activation(scale * u) * activation(scale * v)
     joint = _joint_expectation(function, correlation)
     return (weight_variance * joint + bias_variance) / variance

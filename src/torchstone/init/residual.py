@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchstone.errors import SettingError
 from torchstone.init.fans import WEIGHTED
 from torchstone.init.mean_field import gain
-from torchstone.init.schemes import draw_weight
+from torchstone.init.schemes import draw_weight, require_generator
 from torchstone.init.weights import set_weight
 
 
@@ -70,6 +70,7 @@ def fixup(
 
     Source: Zhang, Dauphin & Ma 2019, ICLR, section 3 ("Fixup initialization").
     """
+    require_generator(generator)
     if not branches:
         raise SettingError("fixup needs residual branches", "none", "Pass the branches F of x + F(x).")
     factors = []

@@ -43,6 +43,8 @@ def standard_deviation(layer: nn.Module, scheme: Scheme, gain: float = 1.0) -> f
     al. 2014.
     """
     fan_in, fan_out = fans(layer)
+    if min(fan_in, fan_out) == 0:
+        return 0.0
     if scheme.startswith("lecun"):
         return fan_in**-0.5
     if scheme.startswith("xavier"):
@@ -68,16 +70,19 @@ def draw_weight(layer: nn.Module, scheme: Scheme, gain: float, generator: torch.
         generator: A CPU generator; values are drawn in float32 or better on the CPU, so devices agree.
 
     Raises:
-        SettingError: An unknown scheme, or delta-orthogonal where a convolution has fewer outputs than inputs.
+        SettingError: An unknown scheme, no CPU generator, or delta-orthogonal for a convolution with fewer outputs than
+            inputs or an even kernel.
     """
-    if scheme not in SCHEMES:
-        raise SettingError(f"scheme must be one of {', '.join(SCHEMES)}", repr(scheme), "Pick one of them.")
+    require_scheme(scheme)
+    require_generator(generator)
     weight = layer.weight
     assert isinstance(weight, Tensor)
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     drawn = torch.empty(weight.shape, dtype=dtype)
     deviation = standard_deviation(layer, scheme, gain)
-    if scheme == "delta_orthogonal" and isinstance(layer, CONVOLUTIONS) and layer.groups == 1:
+    if drawn.numel() == 0:
+        pass
+    elif scheme == "delta_orthogonal" and isinstance(layer, CONVOLUTIONS) and layer.groups == 1:
         delta_orthogonal_(drawn, gain, generator)
     elif scheme in ("orthogonal", "delta_orthogonal"):
         # The weight of a transposed convolution has its inputs first; its transpose is what acts.
@@ -93,3 +98,38 @@ def draw_weight(layer: nn.Module, scheme: Scheme, gain: float, generator: torch.
     else:
         nn.init.normal_(drawn, 0.0, deviation, generator)
     return drawn.to(device=weight.device, dtype=weight.dtype)
+
+
+def fitting_scheme(layer: nn.Module, scheme: Scheme) -> tuple[Scheme, str]:
+    """The scheme for a layer of a whole model, and why where it is another than wanted.
+
+    Delta-orthogonal kernels exist for plain convolutions of odd size with at least as many outputs as inputs; other layers
+    get orthogonal weights.
+    """
+    if scheme != "delta_orthogonal":
+        return scheme, ""
+    if not isinstance(layer, CONVOLUTIONS):
+        return "orthogonal", "no convolution"
+    if layer.groups != 1:
+        return "orthogonal", "a convolution of groups has no delta-orthogonal kernel"
+    if layer.out_channels < layer.in_channels:
+        return "orthogonal", "fewer outputs than inputs: no kernel keeps every norm"
+    if any(size % 2 == 0 for size in layer.kernel_size):
+        return "orthogonal", "an even kernel has no middle"
+    return scheme, ""
+
+
+def require_scheme(scheme: str) -> None:
+    """Refuse names that are none."""
+    if scheme not in SCHEMES:
+        raise SettingError(f"scheme must be one of {', '.join(SCHEMES)}", repr(scheme), "Pick one of them.")
+
+
+def require_generator(generator: torch.Generator) -> None:
+    """Refuse what would draw from the global random state, or on another device."""
+    if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
+        raise SettingError(
+            "generator must be a torch.Generator on the CPU",
+            repr(generator),
+            "torch.Generator().manual_seed(0)",
+        )

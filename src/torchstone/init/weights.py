@@ -1,6 +1,8 @@
-"""Set a layer's weight, parametrised or not."""
+"""A layer's weight, parametrised or not: how to set it, and the parameter behind it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,3 +20,11 @@ def set_weight(layer: nn.Module, values: Tensor, name: str = "weight") -> None:
         setattr(layer, name, values)
     else:
         getattr(layer, name).copy_(values)
+
+
+def parameters_behind(layer: nn.Module, name: str = "weight") -> list[Tensor]:
+    """The weight itself, or the parameters that a parametrised one is made of at each look."""
+    if not parametrize.is_parametrized(layer, name):
+        return [getattr(layer, name)]
+    parametrisations: Any = layer.parametrizations
+    return list(parametrisations[name].parameters(recurse=False))

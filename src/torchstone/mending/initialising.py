@@ -49,14 +49,16 @@ def initialise(
 
 
 def _critical(model: nn.Module, behind: dict[nn.Module, Any], generator: torch.Generator) -> dict[str, str]:
-    sigmas = {name: init.critical_point(activation).gain for name, activation in behind.values()}
+    # One name stands for several functions where slopes or bounds differ; their gains tell them apart.
+    kinds = {layer: (name, init.gain(activation)) for layer, (name, activation) in behind.items()}
+    sigmas = {kinds[layer]: init.critical_point(activation).gain for layer, (_, activation) in behind.items()}
     changes, done = {}, set()
     for name, layer in model.named_modules():
-        if not isinstance(layer, WEIGHTED) or id(layer.weight) in done:
+        if not isinstance(layer, WEIGHTED) or (key := id(init.parameters_behind(layer)[0])) in done:
             continue
-        done.add(id(layer.weight))
+        done.add(key)
         activation = behind[layer][0] if layer in behind else ""
-        sigma = sigmas.get(activation, 1.0)
+        sigma = sigmas[kinds[layer]] if layer in behind else 1.0
         init.set_weight(layer, init.draw_weight(layer, "kaiming", sigma, generator))
         weight = layer.weight
         assert isinstance(weight, Tensor)

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from torchstone.errors import SettingError
+from torchstone.errors import NumericalError, SettingError
 from torchstone.init import correlation_map, gradient_factor, variance_map
 from torchstone.specimen import Specimen
 from torchstone.workbench.layer_signals import LayerSignal, layer_signals
@@ -112,9 +112,10 @@ class Propagation:
 
 
 def _factor(layer: LayerSignal, following: LayerSignal) -> float:
-    if not 0 < layer.variance < math.inf:
+    try:
+        return gradient_factor(layer.function, layer.variance, following.weight_variance)
+    except (SettingError, NumericalError, RuntimeError):  # as below
         return math.nan
-    return gradient_factor(layer.function, layer.variance, following.weight_variance)
 
 
 def _forward(layers: tuple[LayerSignal, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -131,7 +132,7 @@ def _forward(layers: tuple[LayerSignal, ...]) -> tuple[tuple[float, ...], tuple[
             weight, bias = following.weight_variance, following.bias_variance
             then = variance_map(layer.function, q, weight, bias)
             joint = correlation_map(layer.function, c, q, weight, bias) * q if not math.isnan(c) else math.nan
-        except (SettingError, RuntimeError):  # a variance of 0 or infinity, an activation on its own terms
+        except (SettingError, NumericalError, RuntimeError):  # a variance of 0 or infinity, an activation on its own terms
             continue
         variances[i + 1] = then
         correlations[i + 1] = min(1.0, max(-1.0, joint / then)) if then > 0 else math.nan

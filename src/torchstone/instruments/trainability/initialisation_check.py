@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.details import Axis, Curve, Detail, Line, Marker, Table, numbers, thin
-from torchstone.errors import NotApplicableError, NumericalError
+from torchstone.errors import NotApplicableError, NumericalError, SettingError
 from torchstone.init import gain, standard_deviation
 from torchstone.instruments.settings import require_count
 from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Remedy, Verdict
@@ -149,7 +149,7 @@ def wanted_gain(signal: LayerSignal) -> float:
     """The gain of the activation behind a layer; NaN where there is none to compute."""
     try:
         return gain(signal.function)
-    except (NumericalError, RuntimeError, TypeError):
+    except (NumericalError, SettingError, RuntimeError):
         return math.nan
 
 

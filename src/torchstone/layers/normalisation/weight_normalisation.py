@@ -11,7 +11,6 @@ Source: Salimans & Kingma 2016, eqs. (2) to (4).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from torchstone.errors import NumericalError, SettingError
 from torchstone.init.fans import TRANSPOSED, WEIGHTED
+from torchstone.init.forward import Call, forward_once, plain_call
 
 
 class MeanOnlyBatchNorm(nn.Module):
@@ -87,7 +87,7 @@ def weight_norm_data_init(
     model: nn.Module,
     batch: Any,
     *,
-    call: Callable[[nn.Module, Any], Any] = lambda model, batch: model(batch),
+    call: Call = plain_call,
 ) -> list[str]:
     r"""Start every weight-normalised layer so that each of its units has mean 0 and variance 1 on a batch.
 
@@ -120,17 +120,12 @@ def weight_norm_data_init(
         done.append(names[layer])
         return _set_unit_variance(layer, names[layer], output)
 
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     handles = [module.register_forward_hook(start) for module in names]
     try:
-        with torch.random.fork_rng(devices=devices):
-            call(model, batch)
+        forward_once(model, batch, call)
     finally:
         for handle in handles:
             handle.remove()
-        for buffer, saved in buffers:
-            buffer.copy_(saved)
     if not done:
         raise SettingError(
             "The model must run layers with torch.nn.utils.parametrizations.weight_norm",
