@@ -49,6 +49,21 @@ def test_bartletts_bound_by_its_formula() -> None:
     assert not bound.vacuous
 
 
+def test_it_holds_for_a_share_1_minus_delta_of_samples_where_it_is_not_vacuous() -> None:
+    """x of +-1, random labels, f(x) = +-x by empirical risk: every empirical error is below the true one."""
+    generator, n, delta, failures = torch.Generator().manual_seed(0), 10**6, 0.5, 0
+    dimension = linear_fat_shattering(1.0, 1.0, 1.0 / 8)
+    for _ in range(40):
+        agree = int(torch.binomial(torch.tensor(float(n)), torch.tensor(0.5), generator=generator))
+        margins = torch.ones(n)
+        margins[: min(agree, n - agree)] = -1.0
+        bound = fat_shattering_bound(margins, 1.0, dimension, delta)
+        assert bound.empirical < 0.5
+        failures += bound.value < 0.5
+        assert bound.value < 1
+    assert failures <= delta * 40
+
+
 def test_vacuous_values_stay_increasing_in_the_dimension() -> None:
     values = [fat_shattering_bound(torch.ones(100), 0.5, d).value for d in (10, 10**3, 10**5, 10**7)]
     assert all(value > 1 for value in values)

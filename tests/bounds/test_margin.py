@@ -117,3 +117,6 @@ def test_bad_inputs_are_refused() -> None:
         path_norm([torch.zeros(2, 3)], order=0)
     with pytest.raises(SettingError, match="one bias"):
         path_norm([torch.zeros(2, 3)], biases=[])
+    for norm in (path_norm, product_norm):
+        with pytest.raises(NumericalError, match="Weights must be finite"):
+            norm([torch.tensor([[1.0, math.nan]])])

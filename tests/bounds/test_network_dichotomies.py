@@ -57,18 +57,20 @@ def test_relu_networks_against_random_ones(hidden: int, n: int) -> None:
     x = torch.randn(n, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     listed = as_set(relu_network_labellings(x, hidden))
     assert sampled(x, hidden, False, seed=4) == listed
+    assert all(tuple(-one for one in labels) in listed for labels in listed)
     for y in all_labellings(n):
+        if y[0] < 0:  # its negative comes too
+            continue
         assert relu_network_realises(x, y, hidden) == (tuple(y.tolist()) in listed)
 
 
 def test_relu_networks_on_the_line_need_three_units_for_one_change_more_than_units() -> None:
     alternating = lambda n: torch.tensor([(-1.0) ** i for i in range(n)])
     x = torch.tensor([-2.0, -1.1, 0.0, 0.9, 2.0])[:, None]
-    most = {
-        units: max(n for n in range(1, 6) if relu_network_realises(x[:n], alternating(n), units)) - 1
-        for units in (0, 1, 2, 3)
-    }
-    assert most == {0: 0, 1: 1, 2: 2, 3: 4}
+    for units, changes in {0: 0, 1: 1, 2: 2, 3: 4}.items():
+        assert relu_network_realises(x[: changes + 1], alternating(changes + 1), units)
+        if changes < 4:  # more changes hold fewer of them, so that the next number is enough
+            assert not relu_network_realises(x[: changes + 2], alternating(changes + 2), units)
 
 
 def test_bad_inputs_are_refused() -> None:

@@ -143,7 +143,7 @@ def test_bad_settings_are_refused() -> None:
         hoeffding(1.5, 10)
     with pytest.raises(SettingError, match="bounded support"):
         hoeffding(math.nan, 10)
-    with pytest.raises(SettingError, match="at least one value"):
+    with pytest.raises(SettingError, match="n must be a whole number of at least 1"):
         hoeffding(0.5, 0)
     with pytest.raises(SettingError, match="low <= high"):
         Interval(math.nan, 1.0, 0.95, "")

@@ -166,6 +166,8 @@ def test_bad_inputs_are_refused() -> None:
         rademacher_linear(x, 1.0, generator, order=0.5)
     with pytest.raises(SettingError, match="number of examples must be a whole number"):
         rademacher_linear(torch.ones(0, 2), 1.0, generator)
+    with pytest.raises(SettingError, match=r"needs inputs \(n, \.\.\.\)"):
+        rademacher_linear(torch.ones(3), 1.0, generator)
     with pytest.raises(NumericalError, match="finite on the sample"):
         rademacher_linear(torch.full((4, 2), math.nan), 1.0, generator)
     with pytest.raises(SettingError, match="square and symmetric"):

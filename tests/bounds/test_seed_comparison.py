@@ -70,15 +70,19 @@ def test_drawn_relabellings_agree_with_scipys(paired: bool) -> None:
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_the_test_holds_its_level(paired: bool) -> None:
+def test_the_test_holds_its_level_and_the_interval_covers(paired: bool) -> None:
     source = generator(4)
-    rejected = 0
+    rejected = covered = 0
     for _ in range(400):
         shared = normal(source, 6, spread=2.0) if paired else torch.zeros(6)
         a, b = shared + normal(source, 6), shared + normal(source, 6)
-        rejected += compare_seeds(a, b, source, paired=paired).p_value <= 0.05
-    assert rejected / 400 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+        found = compare_seeds(a, b, source, paired=paired)
+        rejected += found.p_value <= 0.05
+        covered += 0.0 in found.interval
+    error = math.sqrt(0.05 * 0.95 / 400)
+    assert rejected / 400 <= 0.05 + 3 * error
     assert rejected > 0
+    assert abs(covered / 400 - 0.95) <= 3 * error
 
 
 def test_pairs_gain_where_runs_share_what_moves_them() -> None:
@@ -158,6 +162,13 @@ def test_with_many_runs_the_effect_is_the_normal_one() -> None:
     exact = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
     assert detectable_effect(1e9) == pytest.approx(exact, rel=1e-4)
     assert detectable_effect(1) > 10  # two runs of each and fewer still
+
+
+def test_extreme_levels_go_over_into_the_law_of_the_spread() -> None:
+    # Just below and above a critical value of 1000 in 2 degrees of freedom, on both sides of the change of formula.
+    below, above = detectable_effect(2, alpha=1.01e-6), detectable_effect(2, alpha=0.99e-6)
+    assert above / below == pytest.approx(math.sqrt(1.01 / 0.99), rel=1e-5)
+    assert detectable_effect(2, alpha=1e-16) == math.inf
 
 
 # -- churn -------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchstone.bounds.convolution import ConvolutionLayer
 from torchstone.bounds.dense import DenseLayer
 from torchstone.bounds.spectral import spectral_complexity
-from torchstone.errors import SettingError
+from torchstone.errors import NumericalError, SettingError
 
 
 def dense(*widths: int, seed: int = 0, bias: bool = False) -> list[DenseLayer]:
@@ -120,6 +120,17 @@ def test_a_bias_aligned_with_the_top_direction_attains_the_block_bound() -> None
     found = spectral_complexity([layer, DenseLayer(torch.ones(1, 1, dtype=torch.float64))])
     exact = torch.linalg.matrix_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]], dtype=torch.float64), 2)
     assert found.operator_norms[0] == pytest.approx(float(exact), rel=1e-12)
+
+
+def test_huge_weights_and_biases_keep_their_logarithm() -> None:
+    one, eye = torch.ones(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    layer = DenseLayer(1e140 * eye, 1e140 * one)
+    found = spectral_complexity([layer, layer])
+    # [[s, b], [0, 1]] with |b| = sqrt 2 s, and [s, b] for the last layer: both of norm sqrt 3 s.
+    assert found.operator_norms == pytest.approx((math.sqrt(3) * 1e140,) * 2, rel=1e-12)
+    assert math.isfinite(found.log_value)
+    with pytest.raises(NumericalError, match="inside the range of float64"):
+        spectral_complexity([DenseLayer(1e160 * eye)])
 
 
 def test_untrained_deep_and_dead_networks() -> None:

@@ -92,6 +92,28 @@ def test_the_bound_holds_in_at_least_its_share_of_samples() -> None:
     assert 0 < sum(gaps) / len(gaps) < expected_stability_gap(beta)
 
 
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_both_bounds_hold_where_they_say_more_than_the_largest_loss(leave_one_out: bool) -> None:
+    penalty, n, delta, generator = 1.0, 10_000, 0.3, torch.Generator().manual_seed(2)
+    most = (1 / math.sqrt(penalty) + 1) ** 2
+    beta = regularised_stability(2 * math.sqrt(most), 1.0, penalty, n)
+    fresh_x, fresh_y = sample(generator, 20_000)
+    failures = [0, 0]
+    for _ in range(60):
+        x, y = sample(generator, n)
+        inverse = torch.linalg.inv(x.T @ x + n * penalty * torch.eye(3, dtype=x.dtype))
+        w = inverse @ (x.T @ y)
+        residuals = x @ w - y
+        if leave_one_out:  # each example predicted without it, n in the penalty as it is
+            residuals = residuals / (1 - ((x @ inverse) * x).sum(1))
+        seen, true = float(residuals.square().mean()), float((fresh_x @ w - fresh_y).square().mean())
+        for i, bound in enumerate((stability_bound, hypothesis_stability_bound)):
+            value = bound(seen, beta, n, delta, most, leave_one_out=leave_one_out).value
+            failures[i] += true > value
+            assert value < most
+    assert max(failures) <= delta * 60
+
+
 def test_mistakes() -> None:
     with pytest.raises(SettingError, match="beta"):
         stability_bound(0.1, -1.0, 10)

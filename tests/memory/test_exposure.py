@@ -110,9 +110,10 @@ def test_the_fitted_tail_against_a_known_law(shape: float) -> None:
     law = skewnorm(shape, loc=50, scale=7)
     values = torch.from_numpy(law.ppf([2.0**-b for b in (2, 5, 10)]))
     covered = []
-    for seed in range(8):
+    for seed in range(6):
         sample = torch.from_numpy(law.rvs(2000, random_state=seed))
-        fit = extrapolated_exposure(values, sample, generator=torch.Generator().manual_seed(seed))
+        luck = torch.Generator().manual_seed(seed)
+        fit = extrapolated_exposure(values, sample, resamples=12, generator=luck)
         covered.append(
             (fit.exposures - torch.tensor([2.0, 5.0, 10.0])).abs() <= 3 * fit.standard_errors + 0.05
         )

@@ -126,6 +126,7 @@ def stochastic_risk_upper(mean: float, draws: int, delta: float) -> float:
 
     Source: Hoeffding 1963, theorem 1; Langford & Caruana 2001 (there two-sided, ln(2 / delta)).
     """
+    _check_share("mean", mean)
     return kl_inverse_upper(mean, -math.log(check_delta(delta)) / check_count("draws", draws))
 
 

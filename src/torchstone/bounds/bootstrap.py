@@ -12,6 +12,8 @@ from torch import Tensor
 from torchstone.bounds.interval import Interval, check_confidence
 from torchstone.errors import NumericalError, SettingError
 
+_ENTRIES = 2**22  # of a block of resamples: 32 MB in float64
+
 
 def bootstrap_interval(
     values: Tensor,
@@ -27,7 +29,7 @@ def bootstrap_interval(
     :math:`\alpha/2, 1-\alpha/2` (percentile) or, corrected for median bias :math:`z_0` and acceleration a, at
     :math:`\Phi(z_0 + (z_0 + z)/(1 - a (z_0 + z)))` (BCa).
 
-    Cost: `resamples` evaluations, and n more for BCa's jackknife; memory of one resample.
+    Cost: `resamples` evaluations, and n more for BCa's jackknife; memory of 4 million entries of resamples, at least one of them.
     Bias: the coverage error is of order :math:`n^{-1/2}` (percentile) or :math:`n^{-1}` (BCa); with few examples
     (n < 30) both are too short. Not valid for statistics that duplicates bias (nearest neighbours, kernel alignments,
     U-statistics near degeneracy) nor for extremes.
@@ -51,10 +53,12 @@ def bootstrap_interval(
     """
     _check(len(values), resamples, confidence, method)
     n = len(values)
-    draws = torch.empty(resamples, dtype=torch.float64)
-    for i in range(resamples):
-        rows = torch.randint(n, (n,), generator=generator).to(values.device)
-        draws[i] = statistic(values[rows]).detach()
+    block = max(1, _ENTRIES // max(1, values.numel()))
+    parts = []
+    for start in range(0, resamples, block):
+        rows = torch.randint(n, (min(block, resamples - start), n), generator=generator).to(values.device)
+        parts.append(torch.stack([statistic(one).detach() for one in values[rows]]))
+    draws = torch.cat(parts).double().cpu()
     observed = float(statistic(values))
     if not (math.isfinite(observed) and bool(torch.isfinite(draws).all())):
         raise NumericalError(

@@ -47,11 +47,13 @@ def minimal_detectable_difference(
 def detectable_effect(degrees: float, alpha: float = 0.05, power: float = 0.8) -> float:
     """Non-centrality at which a two-sided t test at level alpha has a given power: 2.80 for many degrees of freedom.
 
+    Infinite at levels that no test of so few runs can be told from 0 at, about 1e-16.
+
     Raises:
         SettingError: Levels outside (0, 1), or a power that is not above the level.
     """
     from scipy.optimize import brentq
-    from scipy.special import nctdtr, stdtrit
+    from scipy.special import gammaincinv, nctdtr, stdtrit
 
     if not (0 < alpha < 1 and alpha < power < 1):
         raise SettingError(
@@ -59,6 +61,9 @@ def detectable_effect(degrees: float, alpha: float = 0.05, power: float = 0.8) -
         )
     degrees = min(degrees, 1e5)
     critical = float(stdtrit(degrees, 1 - alpha / 2))
+    if critical > 1e3:
+        # Beside so large an effect the normal part of t is nothing: T > c iff effect / c > sqrt(chi^2 / degrees).
+        return critical * math.sqrt(2 * float(gammaincinv(degrees / 2, power)) / degrees)
 
     def excess(effect: float) -> float:
         # Below -critical lies what would be shown with the wrong sign; scipy gives NaN where that is nothing.

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from torchstone.bounds.grid import cell_above, cell_below
+from torchstone.bounds.margin import margin_choices
 from torchstone.bounds.risk_bound import RiskBound, check_at_least, check_count, check_delta
-from torchstone.bounds.spectral_margin import ramp_loss
+from torchstone.bounds.spectral_margin import check_theta, ramp_loss
 from torchstone.bounds.weight_size import l1_rademacher
 from torchstone.errors import NumericalError, SettingError
 
@@ -83,23 +84,8 @@ def l1_margin_bound(
     return min(found, key=lambda bound: (bound.value, bound.complexity))
 
 
-def margin_choices(margins: Tensor) -> list[float]:
-    """Thirty-two quantiles of the positive margins, or 1 where none is positive and any will do.
-
-    Args:
-        margins: (n,), float64.
-
-    Returns:
-        Increasing margins.
-    """
-    positive = margins[(margins > 0) & torch.isfinite(margins)]
-    if not len(positive):
-        return [1.0]
-    return positive.quantile(torch.linspace(0, 1, 32, dtype=positive.dtype)).tolist()
-
-
 def _at(margins: Tensor, theta: float, complexity: float, log_price: float, delta: float) -> RiskBound:
-    below = cell_below(theta)
+    below = cell_below(check_theta(theta))
     price = math.log(2 / delta) + log_price + below.log_price
     return RiskBound(
         empirical=float(ramp_loss(margins, below.value).mean()),

@@ -88,6 +88,21 @@ def normalised_margins(margins: Tensor, complexity: float, data_norm: float, exa
     return margins / scale
 
 
+def margin_choices(margins: Tensor) -> list[float]:
+    """Margins to evaluate a bound at: 32 quantiles of the positive ones, or 1 where none is (the unit of the logits).
+
+    Args:
+        margins: (n,), float64.
+
+    Returns:
+        Increasing margins.
+    """
+    positive = margins[(margins > 0) & torch.isfinite(margins)]
+    if not len(positive):
+        return [1.0]
+    return positive.quantile(torch.linspace(0, 1, 32, dtype=positive.dtype)).tolist()
+
+
 def path_norm(
     weights: Sequence[Tensor], biases: Sequence[Tensor | None] | None = None, order: float = 2.0
 ) -> float:
@@ -108,6 +123,7 @@ def path_norm(
 
     Raises:
         SettingError: No layers, layers that do not chain, or a non-positive order.
+        NumericalError: Weights that are NaN or infinite.
 
     Example:
         >>> round(path_norm([torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0]])]), 12)
@@ -155,6 +171,7 @@ def product_norm(weights: Sequence[Tensor], order: str | float = "fro") -> float
 
     Raises:
         SettingError: No layers, or layers that do not chain.
+        NumericalError: Weights that are NaN or infinite.
     """
     norms = [float(torch.linalg.matrix_norm(w, order)) for w in _checked_chain(weights)]
     return 0.0 if min(norms) == 0 else _exp(math.fsum(map(math.log, norms)))
@@ -169,7 +186,10 @@ def _checked_chain(weights: Sequence[Tensor]) -> list[Tensor]:
             f"shapes {shapes}",
             "Unroll convolutions, and pass layers in the order of the forward pass.",
         )
-    return [w.detach().double() for w in weights]
+    matrices = [w.detach().double() for w in weights]
+    if not all(bool(torch.isfinite(w).all()) for w in matrices):
+        raise NumericalError("Weights must be finite", "NaN or infinity", "The network has diverged.")
+    return matrices
 
 
 def _exp(x: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from torchstone.bounds.interval import Interval, check_confidence
+from torchstone.bounds.risk_bound import check_count
 from torchstone.errors import SettingError
 
 
@@ -98,8 +99,7 @@ def hoeffding(
     Source: Hoeffding 1963, theorem 2.
     """
     low, high = support
-    if n < 1:
-        raise SettingError("hoeffding needs at least one value", f"n={n}", "Measure more examples.")
+    check_count("n", n)
     if not (math.isfinite(low) and math.isfinite(high) and low <= mean <= high):
         raise SettingError(
             "hoeffding needs a mean inside a bounded support",

@@ -147,7 +147,7 @@ def rademacher_linear(
         The value with its intervals, in the unit of the outputs.
 
     Raises:
-        SettingError: An order below 1 or a negative radius.
+        SettingError: Inputs without a second dimension, an order below 1 or a negative radius.
         NumericalError: Inputs that are not finite.
 
     Source: Mohri, Rostamizadeh & Talwalkar 2018, theorems 5.10 (p = 2) and 11.15 (p = 1).
@@ -156,6 +156,10 @@ def rademacher_linear(
     if not order >= 1:
         raise SettingError("The order of a norm is at least 1", str(order), "Use 1, 2 or math.inf.")
     dual = math.inf if order == 1 else 1.0 if order == math.inf else order / (order - 1)
+    if x.ndim < 2:
+        raise SettingError(
+            "rademacher_linear needs inputs (n, ...)", f"shape {tuple(x.shape)}", "Pass x[:, None]."
+        )
     rows = x.detach().double().flatten(1)
     n = len(rows)
 

@@ -98,8 +98,12 @@ def linear_bracket(x: Tensor, radius: float, order: float = 2.0) -> Interval:
         raise SettingError(
             "Closed forms exist for balls of order 1, 2 and infinity", str(order), "Use rademacher_linear."
         )
-    if x.numel() == 0:
-        raise SettingError("A complexity needs at least one input", f"shape {tuple(x.shape)}", "Pass inputs.")
+    if x.ndim < 2 or x.numel() == 0:
+        raise SettingError(
+            "A complexity needs at least one input, shape (n, ...)",
+            f"shape {tuple(x.shape)}",
+            "Pass x[:, None].",
+        )
     rows = x.detach().double().flatten(1)
     if not bool(torch.isfinite(rows).all()):
         raise NumericalError("linear_bracket needs finite inputs", "NaN or infinity", "Remove them.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torchstone.bounds.convolution import ConvolutionLayer
 from torchstone.bounds.dense import DenseLayer
-from torchstone.errors import SettingError
+from torchstone.errors import NumericalError, SettingError
 
 Layer = DenseLayer | ConvolutionLayer
 
@@ -77,6 +77,7 @@ def spectral_complexity(
 
     Raises:
         SettingError: No layers, layers that do not chain, or another number of references or constants.
+        NumericalError: Weights so large that a single norm overflows, above 1e150.
 
     Example:
         >>> import torch
@@ -100,6 +101,12 @@ def spectral_complexity(
         norms = [_with_bias(s, layer.bias_norm(), final=i == last) for i, (layer, s) in enumerate(pairs)]
         rhos = [max(rho, 1.0) for rho in rhos]
     moves = [_moved(layer, start) for layer, start in zip(layers, starts, strict=True)]
+    if not all(map(math.isfinite, (*norms, *moves))):
+        raise NumericalError(
+            "spectral_complexity needs norms inside the range of float64",
+            f"operator norms {norms}, (2,1) norms {moves}",
+            "The network has diverged.",
+        )
     width = max(max(layer.dimensions) for layer in layers) + int(augmented)
     log_value = log_complexity(norms, moves, rhos)
     return SpectralComplexity(log_value, tuple(norms), tuple(moves), tuple(rhos), width, augmented)
@@ -127,8 +134,8 @@ def _with_bias(norm: float, bias: float, final: bool) -> float:
     """Norm of [[norm, bias], [0, 1]], or of its first row."""
     if final:
         return math.hypot(norm, bias)
-    total = norm * norm + bias * bias + 1
-    return math.sqrt((total + math.sqrt(max(0.0, total * total - 4 * norm * norm))) / 2)
+    # Half the sum and half the difference of its two singular values, without squares that overflow.
+    return math.hypot(norm + 1, bias) / 2 + math.hypot(norm - 1, bias) / 2
 
 
 def _moved(layer: Layer, start: Layer | None) -> float:

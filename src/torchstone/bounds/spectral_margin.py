@@ -51,6 +51,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchstone.bounds.grid import cell_above, cell_below
+from torchstone.bounds.margin import margin_choices
 from torchstone.bounds.spectral import SpectralComplexity, log_complexity
 from torchstone.errors import NumericalError, SettingError
 
@@ -76,7 +78,7 @@ def ramp_loss(margins: Tensor, theta: float) -> Tensor:
 
     Source: Bartlett, Foster & Telgarsky 2017, section 3.1.
     """
-    _check_theta(theta)
+    check_theta(theta)
     return (1 - margins.detach().double() / theta).clamp(0, 1)
 
 
@@ -153,10 +155,7 @@ def spectral_margin_bound(
     cell = _Cell.of(complexity)
     if theta is not None:
         return _at(cell, complexity, values, norm, theta, delta)
-    positive = values[(values > 0) & torch.isfinite(values)]
-    # With no positive margin every theta has ramp risk 1; the unit of the logits is as good as any.
-    choices = positive.quantile(torch.linspace(0, 1, 32).double()).tolist() if len(positive) else [1.0]
-    found = [_at(cell, complexity, values, norm, choice, delta) for choice in choices]
+    found = [_at(cell, complexity, values, norm, choice, delta) for choice in margin_choices(values)]
     return min(found, key=lambda bound: (bound.value, bound.log_complexity_term))
 
 
@@ -181,58 +180,46 @@ class _Cell:
     """The grid cell of a network's norms."""
 
     log_complexity: float
-    log_weight: float
+    log_price: float
 
     @classmethod
     def of(cls, complexity: SpectralComplexity) -> _Cell:
         depth = len(complexity.operator_norms)
-        norms, norm_weights = zip(
-            *(_rounded(s, _STEP / depth) for s in complexity.operator_norms), strict=True
+        norms = [cell_above(norm, _STEP / depth) for norm in complexity.operator_norms]
+        moves = [cell_above(norm, _STEP) for norm in complexity.two_one_norms]
+        total = log_complexity(
+            [each.value for each in norms], [each.value for each in moves], complexity.lipschitz
         )
-        moves, move_weights = zip(*(_rounded(b, _STEP) for b in complexity.two_one_norms), strict=True)
-        total = log_complexity(norms, moves, complexity.lipschitz)
-        return cls(total, sum(norm_weights) + sum(move_weights))
-
-
-def _rounded(value: float, step: float) -> tuple[float, float]:
-    """The next grid point at or above a norm, and the logarithm of its weight."""
-    # A norm of zero belongs to every class; the least one is cheap enough and still invisible in the sum.
-    k = math.ceil(math.log(max(value, 1e-12)) / step)
-    # Rounding in log and exp must not put the grid point below the norm.
-    return max(math.exp(k * step), value), _log_weight(k)
-
-
-def _log_weight(k: int) -> float:
-    return -math.log(2 * (abs(k) + 1) * (abs(k) + 2))
+        return cls(total, sum(each.log_price for each in (*norms, *moves)))
 
 
 def _at(
     cell: _Cell, complexity: SpectralComplexity, margins: Tensor, norm: float, theta: float, delta: float
 ) -> SpectralMarginBound:
     n = margins.numel()
-    _check_theta(theta)
-    k = math.floor(math.log(theta) / _STEP)
-    below = math.exp(k * _STEP)
+    below = cell_below(check_theta(theta), _STEP)
     log_norm = math.log(norm) if norm > 0 else -math.inf
     log_k = (
         math.log(2)
         + log_norm
         + cell.log_complexity
-        - k * _STEP
+        - math.log(below.value)
         + 0.5 * math.log(math.log(2 * complexity.width**2))
     )
-    prior = -cell.log_weight - _log_weight(k)
+    price = math.log(2 / delta) + cell.log_price + below.log_price
     return SpectralMarginBound(
-        empirical=float(ramp_loss(margins, below).mean()),
+        empirical=float(ramp_loss(margins, below.value).mean()),
         log_complexity_term=rademacher_term(log_k, n),
-        deviation=3 * math.sqrt((math.log(2 / delta) + prior) / (2 * n)),
-        theta=below,
+        deviation=3 * math.sqrt(price / (2 * n)),
+        theta=below.value,
         delta=delta,
     )
 
 
-def _check_theta(theta: float) -> None:
+def check_theta(theta: float) -> float:
+    """The margin itself, where it is positive and finite."""
     if not (math.isfinite(theta) and theta > 0):
         raise SettingError(
             "theta must be positive and finite", str(theta), "Use a quantile of the positive margins."
         )
+    return theta

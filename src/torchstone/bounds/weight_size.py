@@ -172,6 +172,7 @@ def l1_rademacher(
 
     Source: Golowich, Rakhlin & Shamir 2018, theorem 2, with the constants of the module's derivation; Maurer 2016 for outputs.
     """
+    check_count("n", n)
     norm, coordinate_norm = (
         check_at_least("norm", norm),
         check_at_least("coordinate_norm", coordinate_norm),
