@@ -229,14 +229,103 @@ def test_custom_functions_are_estimated_by_differences() -> None:
     assert not result.exact  # differences have an error of their own
 
 
-def test_flat_losses_have_trace_zero() -> None:
-    class Sum(Regression):
-        def losses(self, outputs: Tensor, batch: Any) -> Tensor:
-            return outputs.sum(1)
+def test_a_custom_function_costs_exactness_even_where_it_agrees_with_differences() -> None:
+    """Its backward leaves out a term too small for the comparison to notice, but not too small to be wrong."""
 
-    specimen = Specimen(nn.Linear(3, 2).double(), Sum(), (randn(4, 3), randn(4, 2)))
+    class Bent(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x + 1e-4 * x**2
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return gradient * (1 + 2e-4 * ctx.saved_tensors[0].detach())
+
+    class Custom(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            made: Any = Bent.apply(x)
+            return made
+
+    layers: Any = small_tanh().model
+    model = nn.Sequential(layers[0], Custom(), layers[2])
+    specimen = Specimen(model, Classification(), (randn(5, 3), torch.tensor([0, 1, 0, 1, 1])))
     result = hessian_trace(specimen, generator=generator())
-    assert (result.value, result.exact) == (0.0, True)
+    assert "computed entry by entry" in result.why
+    assert result.how == "double backward, through Bent too, which agreed with differences to 2%"
+    assert not result.exact
+    assert [part.exact for part in result.per_parameter.values()] == [False, False, True, True]
+
+
+def test_a_network_that_calls_functional_autograd_itself() -> None:
+    class Force(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(randn(3, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            energy = lambda one: torch.tanh(one @ self.weight).sum()
+            return torch.func.vmap(torch.func.grad(energy))(x)
+
+    class Written(Force):
+        def forward(self, x: Tensor) -> Tensor:
+            return (1 - torch.tanh(x @ self.weight) ** 2) @ self.weight.T
+
+    values = [
+        hessian_trace(Specimen(model, Regression(), (randn(5, 3), randn(5, 3))), generator=generator()).value
+        for model in (Force(), Written())
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+
+
+class Summed(Regression):
+    def losses(self, outputs: Tensor, batch: Any) -> Tensor:
+        return outputs.flatten(1).sum(1)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [nn.Linear(3, 2), nn.Sequential(nn.Conv1d(1, 2, 2), nn.ReLU(), nn.Conv1d(2, 1, 2))],
+    ids=["linear", "convolutions"],
+)
+def test_losses_affine_in_the_outputs_have_trace_zero(model: nn.Module) -> None:
+    shape = (4, 3) if isinstance(model, nn.Linear) else (4, 1, 3)
+    specimen = Specimen(model.double(), Summed(), (randn(*shape), randn(*shape)))
+    result = hessian_trace(specimen, generator=generator())
+    assert (result.value, result.exact, result.columns) == (0.0, True, 0)
+
+
+def test_a_loss_without_second_derivative_is_differenced() -> None:
+    """The square multi-margin loss: PyTorch has no second derivative of it; written out, it has."""
+
+    class Margin(Classification):
+        def losses(self, outputs: Tensor, batch: Any) -> Tensor:
+            return nn.functional.multi_margin_loss(outputs, batch[1], p=2, reduction="none")
+
+    class Written(Classification):
+        def losses(self, outputs: Tensor, batch: Any) -> Tensor:
+            margins = 1 - outputs.gather(1, batch[1][:, None]) + outputs
+            others = 1 - nn.functional.one_hot(batch[1], 2).double()
+            return (margins.relu().square() * others).sum(1) / 2
+
+    data = (randn(5, 3), torch.tensor([0, 1, 0, 1, 1]))
+    model = small_tanh().model
+    result = hessian_trace(Specimen(model, Margin(), data), generator=generator())
+    expected = hessian_trace(Specimen(model, Written(), data), generator=generator())
+    assert result.value == pytest.approx(expected.value, rel=1e-7)
+    assert expected.exact
+    assert not result.exact
+    assert "the loss cannot be differentiated twice" in result.why
+    assert result.how.startswith("central differences")
+
+
+def test_no_columns_at_all_may_be_asked_for() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).double()
+    specimen = Specimen(model, Classification(), (randn(6, 1, 5), torch.tensor([0, 1, 0, 2, 1, 0])))
+    exact = hessian_trace(specimen, generator=generator())
+    sampled = hessian_trace(specimen, max_columns=0, samples=30, generator=generator())
+    assert sampled.sampled_columns == 30
+    assert abs(sampled.value - exact.value) < 5 * sampled.standard_error
 
 
 def test_settings_out_of_range_are_refused() -> None:

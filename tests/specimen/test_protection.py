@@ -174,6 +174,23 @@ def test_a_graph_of_the_users_stays_differentiable() -> None:
     assert model.weight.grad is not None
 
 
+def test_hooks_that_change_gradients_sleep_inside() -> None:
+    """Clipped or masked gradients are for training; what is measured is the gradient of the loss."""
+    model = nn.Linear(3, 1)
+    handle = model.weight.register_hook(lambda gradient: 2 * gradient)
+    seen: list[float] = []
+    for guarded in (False, True, False):
+        with protect(model) if guarded else contextlib.nullcontext():
+            (gradient,) = torch.autograd.grad(model(torch.ones(1, 3)).sum(), model.weight)
+            seen.append(float(gradient[0, 0]))
+            if guarded:
+                model.bias.register_hook(lambda gradient: 3 * gradient)  # gone afterwards
+    assert seen == [2.0, 1.0, 2.0]
+    assert not model.bias._backward_hooks
+    handle.remove()
+    assert not model.weight._backward_hooks
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_scripted_and_compiled_networks() -> None:
     scripted: Any = torch.jit.script(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))

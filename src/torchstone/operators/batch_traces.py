@@ -66,8 +66,6 @@ class BatchTraces:
         """
         zeros = torch.zeros(columns if each else 1, self.gradients.outputs.shape[0], dtype=torch.float64)
         found = dict.fromkeys(self.gradients.idle, zeros)
-        if columns == 0:
-            return found | dict.fromkeys([*self.ruled, *self.loose], zeros)
         drawn: list[tuple[Tensor, Tensor]] = []
         parts: dict[str, list[Tensor]] = {name: [] for name in self.ruled}
         for k in range(columns):

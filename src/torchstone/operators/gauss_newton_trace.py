@@ -6,6 +6,7 @@ tr(G) = (1/N) sum_n sum_k sign_nk ||J_n^T s_nk||^2, where the loss Hessian of ex
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -136,7 +137,9 @@ class _Work:
         outputs = self.specimen.forward(batch)
         if not outputs.requires_grad:
             return self.memory_bytes
-        traces = BatchTraces.of(self.specimen, batch, outputs, self.specimen.trainable, self.max_columns)
+        traces = BatchTraces.of(
+            self.specimen, batch, outputs, self.specimen.trainable, max(1, self.max_columns)
+        )
         return max(1, self.memory_bytes // max(1, traces.bytes_per_example()))
 
     def _of_piece(self, batch: Batch) -> int:
@@ -146,12 +149,14 @@ class _Work:
         wanted = {name: p for name, p in specimen.trainable.items() if name not in self.result.missing}
         self.result.curved |= curved_parameters(outputs, specimen.losses(outputs, batch), specimen.trainable)
         if not wanted or not outputs.requires_grad:
-            for name in wanted:
-                self.batches[-1][name].append(torch.zeros(1, count, dtype=torch.float64))
+            self._enter_zeros(wanted, count)
             return count
         curvature = self._curvature(outputs, batch)
         if isinstance(curvature, str):
             self._miss(list(wanted), curvature)
+            return count
+        if not curvature.count:  # losses that are affine in the outputs
+            self._enter_zeros(wanted, count)
             return count
         exact = curvature.count <= self.max_columns
         self.sampled = self.sampled or not exact
@@ -171,6 +176,10 @@ class _Work:
             "its use has no rule and the network does not run under torch.func.vmap",
         )
         return count
+
+    def _enter_zeros(self, names: Iterable[str], count: int) -> None:
+        for name in names:
+            self.batches[-1][name].append(torch.zeros(1, count, dtype=torch.float64))
 
     def _curvature(self, outputs: Tensor, batch: Batch) -> LossCurvature | str:
         if self.specimen.coupled:

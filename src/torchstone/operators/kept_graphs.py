@@ -49,7 +49,7 @@ class KeptGraphs(Generic[Graph]):
 
     Attributes:
         fits: Whether the graphs are kept; None before the first product.
-        weight: Of the first batch's graph; None before the first product.
+        weight: Of the first batch's graph; None before the first product, and where it cannot be found out.
         position: Number of the batch in hand among this process's.
     """
 
@@ -123,13 +123,14 @@ class KeptGraphs(Generic[Graph]):
             share = self.specimen.objective.size(batch) / self.specimen.size(self.split)
             mine = math.ceil(1 / share / self.specimen.processes.count)
             self.weight = self._weigh(batch)
-            self.fits = (self.weight.bytes + self.extra_bytes) * mine <= self.memory_bytes
+            heavy = self.weight is None or (self.weight.bytes + self.extra_bytes) * mine > self.memory_bytes
+            self.fits = not heavy
         graph = self.build(batch)
         if self.fits:
             self._kept[position] = graph
         return graph
 
-    def _weigh(self, batch: Batch) -> GraphWeight:
+    def _weigh(self, batch: Batch) -> GraphWeight | None:
         known = {one.untyped_storage().data_ptr(): _bytes(one) for one in self.specimen.model.parameters()}
         sizes: dict[int, int] = {}
         saves = 0
@@ -142,8 +143,13 @@ class KeptGraphs(Generic[Graph]):
             # Detached: a hook that returned a node's own output would tie node and tensor into a cycle that C++ holds.
             return tensor.detach()
 
-        with torch.autograd.graph.saved_tensors_hooks(see, _as_it_is):
-            graph = self.build(batch)
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(see, _as_it_is):
+                graph = self.build(batch)
+        except RuntimeError as error:
+            if "saved tensor hooks" not in str(error):
+                raise
+            return None  # the network calls torch.func itself, which allows no such hooks
         del graph
         return GraphWeight(sum(sizes.values()), saves, sum(known.values()))
 

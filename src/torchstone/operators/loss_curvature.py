@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.batches import Batch
+from torchstone.operators.double_backward import lacks_second_derivative
 from torchstone.operators.example_gradients import draw_scales
 from torchstone.operators.graph import foreign_functions, nodes_of
 from torchstone.specimen import Specimen
@@ -126,6 +127,15 @@ def loss_curvature(
     Returns:
         The decomposition; or, where there is none, why.
     """
+    try:
+        return _decomposed(specimen, outputs, batch, structured)
+    except RuntimeError as error:
+        if not lacks_second_derivative(error):
+            raise
+        return "the loss cannot be differentiated twice"
+
+
+def _decomposed(specimen: Specimen, outputs: Tensor, batch: Batch, structured: bool) -> LossCurvature | str:
     leaf, losses = _losses_at(specimen, outputs, batch)
     if not losses.requires_grad:
         return "the losses have no gradient in the outputs"

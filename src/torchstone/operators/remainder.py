@@ -58,6 +58,12 @@ class Remainder:
         """The remainder's trace."""
         return float(self.samples.mean(0).sum())
 
+    @property
+    def exact(self) -> bool:
+        """Whether `compute` was called, and what it multiplied with is right to rounding."""
+        maps = (self.hessian, self.gauss_newton)
+        return not self.probes and all(one.certain for one in maps if one is not None)
+
     def variances(self) -> list[float]:
         """Variance of each parameter's mean, in the order of the names, and of their sum."""
         if not self.probes:

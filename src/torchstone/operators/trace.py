@@ -193,7 +193,7 @@ def _per_parameter(
         if remainder is not None and name in remainder.names:
             position = remainder.names.index(name)
             value, variance = value + rests[position], variance + variances[position]
-            exact = exact and not remainder.probes and remainder.hessian.twice
+            exact = exact and remainder.exact
         traces[name] = ParameterTrace(value, math.sqrt(variance), parameter.numel(), exact, why)
     return traces
 

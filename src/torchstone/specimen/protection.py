@@ -41,13 +41,15 @@ class _TensorState:
     values: Tensor
     grad: Tensor | None
     requires_grad: bool
+    hooks: dict[int, Any]
 
 
 @contextlib.contextmanager
 def protect(model: nn.Module) -> Iterator[None]:
     """Restore a model and the process's random state on leaving, also when the block raises.
 
-    Inside the block parameters have no gradient, so nothing accumulates onto the user's. Restored bit for bit:
+    Inside the block parameters have no gradient, so nothing accumulates onto the user's, and no hooks of theirs, which clip
+    or mask gradients, so that what is differentiated is the loss. Restored bit for bit:
     parameters, buffers, gradients (the same tensors), `requires_grad`, train/eval mode of every submodule, hooks,
     submodule, parameter and buffer registries, and the random states of torch (CPU and CUDA), NumPy and Python.
 
@@ -64,6 +66,7 @@ def protect(model: nn.Module) -> Iterator[None]:
         with keeping_random_states():
             for parameter in parameters:
                 parameter.grad = None
+                _set_hooks(parameter, {})
             yield
     finally:
         _guarded.discard(model)
@@ -73,6 +76,7 @@ def protect(model: nn.Module) -> Iterator[None]:
             _restore_values(parameter, state)
             parameter.requires_grad_(state.requires_grad)
             parameter.grad = state.grad
+            _set_hooks(parameter, state.hooks)
         for buffer, state in buffers.items():
             _restore_values(buffer, state)
 
@@ -103,7 +107,15 @@ def _same_entries(current: dict[str, Any], saved: dict[str, Any]) -> bool:
 
 def _tensor_state(tensor: Tensor) -> _TensorState:
     grad = tensor.grad if tensor.is_leaf else None
-    return _TensorState(tensor.data, tensor.detach().clone(), grad, tensor.requires_grad)
+    hooks = dict(tensor._backward_hooks or {})
+    return _TensorState(tensor.data, tensor.detach().clone(), grad, tensor.requires_grad, hooks)
+
+
+def _set_hooks(tensor: Tensor, hooks: dict[int, Any]) -> None:
+    current = tensor._backward_hooks  # autograd calls what this very dictionary holds
+    if current is not None:
+        current.clear()
+        current.update(hooks)
 
 
 def _restore_values(tensor: Tensor, state: _TensorState) -> None:
