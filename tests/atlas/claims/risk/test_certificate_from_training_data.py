@@ -14,9 +14,12 @@ class TestCertificateFromTrainingData(ClaimConformance):
     seconds = 60.0  # about 7 on a core of its own
 
     def test_certificates_are_below_one_half(self):
-        from_data = self.measured(f"largest certificate, {module.FROM_DATA}")
-        from_start = self.measured(f"largest certificate, {module.FROM_START}")
-        assert 0 < from_data < from_start < 0.5
+        """Of two splits the mean and two standard errors are above the larger certificate."""
+        [table] = [figure for figure in self.result.evidence.figures if isinstance(figure, Table)]
+        for prior in (module.FROM_DATA, module.FROM_START):
+            measured = self.measured(f"mean certificate and two standard errors, {prior}")
+            certificates = [row[1] for row in table.rows if row[0] == prior]
+            assert 0 < max(certificates) <= measured < 0.5  # type: ignore[type-var]
 
     def test_every_certificate_covers_its_test_error(self):
         [table] = [figure for figure in self.result.evidence.figures if isinstance(figure, Table)]

@@ -123,12 +123,7 @@ def experiment(scale: Scale, generator: torch.Generator, make: Maker) -> Evidenc
     on_noise, *_ = honest(FROM_DATA, images[:TRAIN], random, generator)
     every = [one for outcomes in found.values() for one in outcomes]
     return Evidence.all_of(
-        *(
-            Evidence.at_most(
-                f"largest certificate, {prior}", max(one.certificate.value for one in outcomes), 0.5
-            )
-            for prior, outcomes in found.items()
-        ),
+        *(average(prior, outcomes) for prior, outcomes in found.items()),
         Evidence.at_most(
             "share of networks whose test error exceeds their certificate",
             sum(one.test > one.certificate.value for one in every) / len(every),
@@ -138,6 +133,16 @@ def experiment(scale: Scale, generator: torch.Generator, make: Maker) -> Evidenc
             "certificate on random labels", on_noise.value, 0.5, "every classifier errs on half of them"
         ),
         figures=(comparison(found), table(every)),
+    )
+
+
+def average(prior: str, outcomes: list[Outcome]) -> Evidence:
+    """The mean certificate over splits and two standard errors: of two splits that is above the larger one."""
+    values = torch.tensor([one.certificate.value for one in outcomes], dtype=torch.float64)
+    error = float(values.std()) / len(values) ** 0.5
+    note = f"from {float(values.min()):.3f} to {float(values.max()):.3f} over {len(values)} splits"
+    return Evidence.at_most(
+        f"mean certificate and two standard errors, {prior}", float(values.mean()) + 2 * error, 0.5, note
     )
 
 
@@ -183,7 +188,8 @@ CLAIM = Claim(
     title="Non-vacuous certificates from training data",
     statement=(
         "A stochastic network trained for its own PAC-Bayes bound gets a certificate of its error from training data alone "
-        "that is below one half on odd against even digits, and that its error on new images does not exceed."
+        "that is below one half on odd against even digits, on average over splits of the data, and that its error on new "
+        "images does not exceed."
     ),
     source="Dziugaite & Roy 2017, section 6; Perez-Ortiz, Rivasplata, Shawe-Taylor & Szepesvari 2021, section 7; the bound is "
     "Maurer 2004, theorem 5",
@@ -192,7 +198,7 @@ CLAIM = Claim(
         "The prior does not depend on the examples of the bound.",
         "The certificate is for the network that draws its weights anew for every image.",
     ),
-    refuted_by="a certificate above one half, or test errors above their certificates in more than 5% of the splits",
+    refuted_by="a mean certificate of one half or more, or test errors above their certificates in more than 5% of the splits",
     run=run,
     counterexample=counterexample,
     rows=("R15",),
