@@ -38,7 +38,7 @@ def linear_fat_shattering(weight_norm: float, input_norm: float, gamma: float) -
         >>> linear_fat_shattering(weight_norm=2.0, input_norm=3.0, gamma=1.0)
         36
 
-    Source: Bartlett & Shawe-Taylor 1999, theorem 1.6.
+    Source: Bartlett & Shawe-Taylor 1999.
     """
     reach = check_at_least("weight_norm", weight_norm) * check_at_least("input_norm", input_norm)
     ratio = reach / check_at_least("gamma", gamma, strictly=True)
@@ -70,7 +70,7 @@ def l1_fat_shattering(
         >>> l1_fat_shattering(norm=10.0, largest_input=1.0, dimensions=64, depth=2, gamma=1.0)
         1109
 
-    Source: Bartlett 1998, corollary 24 and theorem 28 (two layers, another constant); the step from the complexity is in the module.
+    Source: Bartlett 1998 (two layers, another constant); the step from the complexity is in the module.
     """
     reach = check_at_least("norm", norm) * check_at_least("largest_input", largest_input)
     ratio = reach / check_at_least("gamma", gamma, strictly=True)
@@ -96,7 +96,7 @@ def fat_shattering_bound(margins: Tensor, gamma: float, fat_dimension: int, delt
         SettingError: No margins, or an argument out of range.
         NumericalError: Margins that are NaN.
 
-    Source: Bartlett 1998, theorem 2.
+    Source: Bartlett 1998.
     """
     if margins.ndim != 1 or margins.numel() == 0:
         raise SettingError(

@@ -10,7 +10,7 @@ r"""The spectrally-normalised margin bound with every constant written out.
 
 with :math:`R_A` and :math:`\theta` rounded outwards to a grid and p the prior weight of the grid's cell (step 5).
 
-**Derivation.** The constants of Bartlett, Foster & Telgarsky 2017 (lemmas A.8 and A.9) are larger and hold a factor
+**Derivation.** The constants of Bartlett, Foster & Telgarsky 2017 (their appendix) are larger and hold a factor
 ln n; the steps are theirs, with these made tight.
 
 1. *Ramp loss* (their lemma 3.1). The ramp loss of the margin is at least the 0-1 loss, lies in [0, 1], and is
@@ -30,7 +30,7 @@ ln n; the steps are theirs, with these made tight.
    *network's* norms only. Splitting the radius in proportion to
    :math:`(b_i / s_i)^{2/3}` gives log-size :math:`2 \ln(2W^2) \|X\|_F^2 R_A^2 / \epsilon^2` for the outputs, and with the
    Lipschitz constant of step 1, :math:`K^2 / \epsilon^2` for the losses on the sample.
-4. *Dudley's integral* (their lemma A.5):
+4. *Dudley's integral* (in their appendix):
    :math:`\hat{\mathfrak R}_S \le \inf_\alpha \frac{4 \alpha}{\sqrt n} + \frac{12}{n} \int_\alpha^{\sqrt n} \frac K \epsilon d\epsilon`. The best
    :math:`\alpha = 3K / \sqrt n` gives :math:`\frac{12 K}{n}(1 + \ln \frac{n}{3K})` for :math:`3K \le n`. Beyond, the bound exceeds 8 and
    any larger number is true; :math:`12 K / n` goes on continuously, so that vacuous values still compare networks.

@@ -87,7 +87,7 @@ def weight_size(layers: Sequence[Layer], lipschitz: Sequence[float] | float = 1.
         >>> weight_size(net).layers, round(weight_size(net).value, 9)
         ((3.0, 4.0), 12.0)
 
-    Source: Bartlett 1998, section 5; Bartlett & Mendelson 2002, theorem 18; Golowich, Rakhlin & Shamir 2018, theorem 2.
+    Source: Bartlett 1998; Bartlett & Mendelson 2002, theorem 18; Golowich, Rakhlin & Shamir 2018, theorem 2.
     """
     rhos = [float(lipschitz)] * len(layers) if isinstance(lipschitz, int | float) else list(lipschitz)
     if not layers or len(rhos) != len(layers):

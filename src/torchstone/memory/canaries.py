@@ -27,7 +27,7 @@ class CanaryFormat:
         >>> pin.size, pin.sequences().tolist()[4]
         (9, [7, 1, 1])
 
-    Source: Carlini, Liu, Erlingsson, Kos & Song 2019, section 4.1.
+    Source: Carlini, Liu, Erlingsson, Kos & Song 2019.
     """
 
     template: tuple[int | None, ...]

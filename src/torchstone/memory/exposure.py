@@ -128,7 +128,7 @@ def extrapolated_exposure(
     Raises:
         SettingError: Too small a sample, or one without spread.
 
-    Source: Carlini et al. 2019, section 4.3.
+    Source: Carlini et al. 2019 (approximation by a skew-normal law).
     """
     values = sample.double().cpu()
     if len(values) < 20 or not float(values.std()) > 0:

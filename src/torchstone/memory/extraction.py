@@ -53,7 +53,7 @@ def extract(
     Raises:
         SettingError: A count that is not positive.
 
-    Source: Carlini et al. 2019, section 5 (figure 5); Dijkstra 1959.
+    Source: Carlini et al. 2019 (extraction by shortest paths); Dijkstra 1959.
     """
     if min(best, batch_size, expansions) < 1:
         raise SettingError(

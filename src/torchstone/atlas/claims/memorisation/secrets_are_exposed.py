@@ -179,7 +179,7 @@ CLAIM = Claim(
         "A secret that a language model was trained on reaches the highest exposure and can be read out by a shortest path; "
         "one it never saw has a mean exposure of 1/ln 2 bits; private training keeps it below 3 bits."
     ),
-    source="Carlini, Liu, Erlingsson, Kos & Song 2019, sections 4 to 6; Abadi et al. 2016 (private training)",
+    source="Carlini, Liu, Erlingsson, Kos & Song 2019; Abadi et al. 2016 (private training)",
     assumptions=(
         "Secrets are drawn uniformly from the format, independently of everything else.",
         "The canary is planted often enough for the length of training.",

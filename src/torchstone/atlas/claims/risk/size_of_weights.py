@@ -176,7 +176,7 @@ CLAIM = Claim(
         "Writing the same network with ten copies of each unit multiplies its weights by ten and leaves the margin bound "
         "from the size of the weights as it is; bounds from counting weights grow."
     ),
-    source="Bartlett 1998, theorem 28; Bartlett & Mendelson 2002, theorem 18; Golowich, Rakhlin & Shamir 2018, theorem 2 (constants)",
+    source="Bartlett 1998; Bartlett & Mendelson 2002, theorem 18; Golowich, Rakhlin & Shamir 2018, theorem 2 (constants)",
     assumptions=(
         "Copies share the outgoing weight of the unit they copy.",
         "Activations are 1-Lipschitz and 0 at 0.",
