@@ -139,6 +139,30 @@ def test_every_epoch_visits_every_example_once_in_a_new_order():
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+@pytest.mark.parametrize("little", [1, 2000])
+def test_how_many_batches_are_gathered_at_once_changes_no_bit(little: int, monkeypatch: pytest.MonkeyPatch):
+    model, history = train_noisy()
+    monkeypatch.setattr("torchstone.training.fit.LITTLE", little)
+    # A penalty takes the way through the mean of the losses, whose gradient is written down where there is none.
+    other, again = train_noisy(penalty=lambda _: torch.zeros(()))
+    assert bits(other) == bits(model)
+    assert again.series == history.series
+
+
+def test_an_optimiser_with_a_way_of_its_own_to_clear_gradients_keeps_it():
+    class Counting(torch.optim.SGD):
+        cleared = 0
+
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            self.cleared += 1
+            super().zero_grad(set_to_none)
+
+    model = noisy_network(7)
+    optimizer = Counting(model.parameters(), lr=0.1)
+    fit(model, cross_entropy, X, Y, optimizer=optimizer, batch_size=16, steps=5, generator=generator())
+    assert optimizer.cleared == 6
+
+
 def test_a_budget_of_steps_ends_within_an_epoch():
     x, y = least_squares(count=10)
     history = fit(

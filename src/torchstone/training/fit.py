@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ from torchstone.training.snapshots import Snapshots
 from torchstone.training.stepping import Stepper
 
 OptimizerFactory = Callable[[Any], Optimizer]
+
+LITTLE = 2**20  # bytes of examples that are gathered at once: for a small network a gather a step is a cost
 
 
 @dataclass(frozen=True)
@@ -213,10 +215,12 @@ def _epoch(
     order = EpochOrder.draw(len(x), state.generator)
     noted = torch.full((len(x),), torch.nan)
     with seeded_epoch(state.model, x.device, ranks.seed(order.seed)):
-        for rows in order.rows.split(batch_size)[: budget - state.steps]:
-            loss, mine, note = stepper.step(x, y, rows, state.steps + 1)
+        for mine, some_x, some_y, count in _batches(
+            x, y, order.rows[: (budget - state.steps) * batch_size], batch_size, ranks
+        ):
+            loss, note = stepper.step(some_x, some_y, count, state.steps + 1)
             total += loss
-            seen += len(rows)
+            seen += count
             if note is not None:
                 noted[mine] = note.float().cpu()
             state.steps += 1
@@ -227,6 +231,19 @@ def _epoch(
     if stepper.notes:
         state.notes.append(ranks.gathered(noted))
     return total / seen
+
+
+def _batches(
+    x: Tensor, y: Tensor, order: Tensor, batch_size: int, ranks: Ranks
+) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+    """This process's rows, inputs and targets of each batch, and the batch's size; little batches are gathered together."""
+    each = sum(t[0].numel() * t.element_size() for t in (x, y)) * batch_size
+    for some in order.split(max(1, LITTLE // max(1, each)) * batch_size):
+        sizes = [len(rows) for rows in some.split(batch_size)]
+        shares = [ranks.share(rows) for rows in some.split(batch_size)]
+        mine = torch.cat(shares).to(x.device)
+        lengths = [len(share) for share in shares]
+        yield from zip(shares, x[mine].split(lengths), y[mine].split(lengths), sizes, strict=True)
 
 
 def _extended(

@@ -47,29 +47,31 @@ class Stepper:
         self.notes = presentation.notes
         self._ranks, self._autocast = ranks, autocast
         self._scaled = autocast is torch.float16
+        self._slope: tuple[Any, Tensor] | None = None  # of the mean by each loss; the same for equal batches
         self.scaler = torch.amp.GradScaler(_device(optimizer).type, enabled=self._scaled)
 
-    def step(self, x: Tensor, y: Tensor, rows: Tensor, number: int) -> tuple[float, Tensor, Tensor | None]:
-        """One update on a batch's rows.
+    def step(self, x: Tensor, y: Tensor, count: int, number: int) -> tuple[float, Tensor | None]:
+        """One update on a batch.
 
         Args:
-            x: All inputs (N, ...).
-            y: All targets.
-            rows: The batch, (B,).
+            x: This process's inputs of the batch.
+            y: Its targets.
+            count: Examples of the whole batch.
             number: Of the update, from 1, for messages.
 
         Returns:
-            Sum of the batch's losses in float64, the rows of this process, and what was noted of them; None without a ledger.
+            Sum of the batch's losses in float64, and what was noted of this process's examples; None without a ledger.
 
         Raises:
             NumericalError: The loss is not finite.
         """
-        self._optimizer.zero_grad()
-        mine = self._ranks.share(rows)
-        total, note, risk, failure = 0.0, None, None, None
-        if len(mine):
+        self._forget_gradients()
+        total, values, penalty, note, failure = 0.0, None, None, None, None
+        if len(x):
             try:
-                total, risk, note = self._forward(x, y, mine, len(rows))
+                with self._precision(x.device):
+                    values, penalty, note = self._presentation.forward(x, y, len(x))
+                total = values.detach().sum(dtype=torch.float64).item()
             except Exception as error:
                 if self._ranks.alone:
                     raise
@@ -80,30 +82,42 @@ class Stepper:
         if not math.isfinite(total):
             raise NumericalError(
                 f"The loss must stay finite; it did not at step {number}",
-                f"{total} over {len(rows)} examples"
+                f"{total} over {count} examples"
                 + ("" if self._ranks.alone else ", or another process failed"),
                 "Lower the learning rate, clip the gradient, or look for NaN in the data.",
             )
-        if risk is not None:
-            (self.scaler.scale(risk) if self._scaled else risk).backward()
+        if values is not None:
+            self._backward(values, penalty, count)
         self._ranks.sum_gradients(self._optimizer)
         if self._scaled:
             self.scaler.step(self._optimizer)
             self.scaler.update()
         else:
             self._optimizer.step()
-        return total, mine, note if self.notes else None
+        return total, note if self.notes else None
 
-    def _forward(self, x: Tensor, y: Tensor, mine: Tensor, count: int) -> tuple[float, Tensor, Tensor]:
-        """Sum of the losses, this process's part of the batch's mean with the penalty, and the note."""
-        batch = mine.to(x.device)
-        with self._precision(x.device):
-            values, penalty, note = self._presentation(x[batch], y[batch], len(mine))
-        total = float(values.detach().sum(dtype=torch.float64))
-        risk = values.mean() if len(mine) == count else values.sum() / count
+    def _backward(self, values: Tensor, penalty: Tensor | None, count: int) -> None:
+        """The gradient of this process's part of the batch's mean with the penalty."""
+        if penalty is None and not self._scaled:
+            # A node less than the mean's own, and the same numbers.
+            shape = (len(values), count, values.dtype)
+            if self._slope is None or self._slope[0] != shape:
+                self._slope = shape, torch.full_like(values, 1 / count, requires_grad=False)
+            values.backward(self._slope[1])
+            return
+        risk = values.mean() if len(values) == count else values.sum() / count
         if penalty is not None:
-            risk = risk + penalty * (len(mine) / count)
-        return total, risk, note
+            risk = risk + penalty * (len(values) / count)
+        (self.scaler.scale(risk) if self._scaled else risk).backward()
+
+    def _forget_gradients(self) -> None:
+        """What `zero_grad` does, without what it costs a small network; an optimiser's own is called."""
+        if type(self._optimizer).zero_grad is not Optimizer.zero_grad:
+            self._optimizer.zero_grad()
+            return
+        for group in self._optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = None
 
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         if self._autocast is None:
