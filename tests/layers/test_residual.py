@@ -101,5 +101,19 @@ def test_a_preactivation_branch() -> None:
     made = preactivation(6, [nn.Linear(6, 8), nn.Linear(8, 6)])
     assert [type(part).__name__ for part in made] == ["BatchNorm1d", "ReLU", "Linear"] * 2
     assert made(torch.ones(3, 6)).shape == (3, 6)
-    layer = preactivation(6, [nn.Linear(6, 6)], nn.LayerNorm(6))
-    assert isinstance(layer[0], nn.LayerNorm)
+    grouped = preactivation(
+        4, [nn.ConvTranspose2d(4, 6, 3), nn.Conv2d(6, 4, 3)], lambda channels: nn.GroupNorm(2, channels)
+    )
+    assert grouped(torch.ones(2, 4, 5, 5)).shape == (2, 4, 5, 5)
+    with pytest.raises(SettingError, match="linear or convolutions; got ReLU"):
+        preactivation(6, [nn.ReLU()])
+
+
+def test_wrong_shapes_and_numbers_are_refused() -> None:
+    with pytest.raises(SettingError, match=r"takes \(N, 4, \.\.\.\); got shape \(2, 3\)"):
+        PadShortcut(4, 5)(torch.ones(2, 3))
+    for wrong in ((0, 3, 1), (3, 0, 1), (3, 3, 0)):
+        with pytest.raises(SettingError, match="of at least 1"):
+            PadShortcut(*wrong)
+    with pytest.raises(SettingError, match="scale must be finite"):
+        Residual(branch(), scale=float("nan"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from torchstone.errors import SettingError
+from torchstone.init.fans import WEIGHTED
 
 
 class PadShortcut(nn.Module):
@@ -18,15 +20,30 @@ class PadShortcut(nn.Module):
         outputs: Channels of its output.
         stride: Of images; 1 for vectors.
 
+    Raises:
+        SettingError: A number below 1; in the forward pass, a wrong number of channels.
+
     Source: He et al. 2016a, section 3.2, option A.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
+        if min(inputs, outputs, stride) < 1:
+            raise SettingError(
+                "PadShortcut needs channels and a stride of at least 1",
+                f"{inputs}, {outputs}, {stride}",
+                "Raise it.",
+            )
         self.inputs, self.outputs, self.stride = inputs, outputs, stride
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, ...) to (N, outputs, ...)."""
+        if x.ndim < 2 or x.shape[1] != self.inputs:
+            raise SettingError(
+                f"This shortcut takes (N, {self.inputs}, ...)",
+                f"shape {tuple(x.shape)}",
+                "Change its inputs.",
+            )
         if self.stride != 1:
             x = x[(slice(None), slice(None), *(slice(None, None, self.stride),) * (x.ndim - 2))]
         if self.outputs <= self.inputs:
@@ -73,7 +90,7 @@ class Residual(nn.Module):
             that the expectation is that of evaluation.
 
     Raises:
-        SettingError: drop outside [0, 1), or in the forward pass a branch whose shape the shortcut's is not.
+        SettingError: drop outside [0, 1) or a scale that is not finite, or in the forward pass a branch whose shape the shortcut's is not.
 
     Source: He et al. 2016a, b; Huang et al. 2016 (stochastic depth); Hardt & Ma 2017.
     """
@@ -84,6 +101,10 @@ class Residual(nn.Module):
         super().__init__()
         if not 0 <= drop < 1:
             raise SettingError("drop must lie in [0, 1)", repr(drop), "0 keeps every branch.")
+        if not math.isfinite(scale):
+            raise SettingError(
+                "scale must be finite", repr(scale), "1/L or 1/sqrt(L) with L blocks is usual."
+            )
         self.branch = branch
         self.shortcut = shortcut if shortcut is not None else nn.Identity()
         self.scale, self.drop = scale, drop
@@ -136,21 +157,27 @@ def set_stochastic_depth(model: nn.Module, last: float) -> None:
         block.drop = last * number / len(blocks)
 
 
-def preactivation(features: int, layers: Iterable[nn.Module], norm: nn.Module | None = None) -> nn.Sequential:
+def preactivation(
+    features: int, layers: Iterable[nn.Module], norm: Callable[[int], nn.Module] = nn.BatchNorm1d
+) -> nn.Sequential:
     """A branch that normalises and rectifies before each layer: norm, ReLU, layer, norm, ReLU, layer.
 
     Args:
         features: Channels of the branch's input, for the first normalisation.
         layers: Its weighted layers.
-        norm: A normalisation layer for each place, made anew with `type(norm)(features)`; BatchNorm1d by default.
+        norm: Makes a normalisation of so many channels, such as `nn.BatchNorm2d` or `partial(nn.GroupNorm, 4)`.
+
+    Raises:
+        SettingError: A layer that is not linear or a convolution.
 
     Source: He et al. 2016b, figure 4(e).
     """
-    kind = type(norm) if norm is not None else nn.BatchNorm1d
     parts: list[nn.Module] = []
     for layer in layers:
-        parts += [kind(features), nn.ReLU(), layer]  # pyright: ignore[reportCallIssue]
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        features = weight.shape[0]
+        if not isinstance(layer, WEIGHTED):
+            raise SettingError(
+                "The layers of a branch are linear or convolutions", type(layer).__name__, "ReLU is put in."
+            )
+        parts += [norm(features), nn.ReLU(), layer]
+        features = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     return nn.Sequential(*parts)

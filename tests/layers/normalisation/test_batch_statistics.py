@@ -161,3 +161,5 @@ def test_stepwise_statistics_belong_to_their_step() -> None:
             layer(*wrong)
     with pytest.raises(SettingError, match="steps >= 1"):
         StepwiseBatchNorm(4, 0)
+    with pytest.raises(SettingError, match="at least two examples; got 1"):
+        StepwiseBatchNorm(4, 2)(torch.ones(1, 4), 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -87,6 +87,19 @@ def test_windows_look_at_neighbouring_channels_only() -> None:
     assert mean.shape == (2, 3)
 
 
+def test_what_cannot_be_normalised_is_refused() -> None:
+    x, blocks = draw(2, 3), layer_blocks((2, 3))
+    with pytest.raises(SettingError, match=r"takes floating-point numbers and eps >= 0; got torch\.int64"):
+        partition_normalise(x.long(), blocks)
+    with pytest.raises(SettingError, match="eps=-1"):
+        window_normalise(x, 3, eps=-1.0)
+    with pytest.raises(SettingError, match="a tensor of whole numbers; got list"):
+        partition_normalise(x, [0, 1])  # pyright: ignore[reportArgumentType]
+    for call in (batch_blocks, instance_blocks, lambda shape: group_blocks(shape, 1)):
+        with pytest.raises(SettingError, match="Channels are the second axis"):
+            call((3,))
+
+
 def test_wrong_partitions_are_refused() -> None:
     with pytest.raises(SettingError, match="whole numbers"):
         partition_normalise(draw(2, 3), torch.ones(2, 3))
@@ -150,6 +163,46 @@ def test_power_iteration_of_torch_reaches_the_norm_of_a_matrix() -> None:
     assert float(torch.linalg.matrix_norm(weight.detach(), 2)) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize("padding", [0, 1, 2, "same", "valid"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_no_padding_or_stride_exceeds_the_norm(
+    mode: Literal["circular", "zeros"], padding: int | str, stride: int
+) -> None:
+    """Against the dense matrix; circular padding by more cells than the kernel needs would, and is refused."""
+    if padding == "same" and stride == 2:
+        pytest.skip("torch has no such convolution")
+    layer = nn.Conv1d(3, 4, 3, stride, padding, padding_mode=mode, bias=False, dtype=F64)
+    with torch.no_grad():
+        layer.weight.copy_(draw(4, 3, 3))
+    if mode == "circular" and padding == 2:
+        with pytest.raises(SettingError, match="Circular padding may be k - 1 cells in all"):
+            exact_spectral_norm(layer, (9,))
+        return
+    exact_spectral_norm(layer, (9,))
+    units = torch.eye(27, dtype=F64).view(27, 3, 9)
+    assert 0.1 < float(torch.linalg.matrix_norm(layer(units).detach().flatten(1), 2)) <= 1 + 1e-12
+
+
+def test_a_kernel_of_zeros_stays_one_and_bfloat16_works() -> None:
+    for kind in (torch.float32, torch.bfloat16):
+        layer = nn.Conv2d(2, 2, 3, padding=1, dtype=kind)
+        nn.init.zeros_(layer.weight)
+        exact_spectral_norm(layer, (5, 5))
+        assert layer.weight.dtype == kind
+        assert not bool(layer.weight.detach().any())
+
+
+@pytest.mark.parametrize("size", [8, (8,), (8.5, 8), (8, 0)])
+def test_sizes_that_are_none_are_refused(size: Any) -> None:
+    with pytest.raises(SettingError, match="size needs one whole number a dimension"):
+        exact_spectral_norm(nn.Conv2d(2, 2, 3, padding=1), size)
+    with pytest.raises(SettingError, match="must not be smaller than the kernel's"):
+        exact_spectral_norm(nn.Conv2d(2, 2, 5, padding="same", padding_mode="circular"), (3, 3))
+    with pytest.raises(SettingError, match="kernel is"):
+        circular_singular_values(torch.ones(2, 2), ())
+
+
 def test_layers_without_an_exact_norm_are_refused() -> None:
     with pytest.raises(SettingError, match="takes a convolution; got Linear"):
         exact_spectral_norm(nn.Linear(2, 2), (4,))
@@ -157,7 +210,7 @@ def test_layers_without_an_exact_norm_are_refused() -> None:
         exact_spectral_norm(nn.Conv1d(4, 4, 3, groups=2), (8,))
     with pytest.raises(SettingError, match="coefficient must be positive"):
         exact_spectral_norm(nn.Conv1d(4, 4, 3), (8,), coefficient=0.0)
-    with pytest.raises(SettingError, match="none smaller than the kernel's"):
+    with pytest.raises(SettingError, match="must not be smaller than the kernel's"):
         circular_singular_values(draw(2, 2, 5), (3,))
 
 
@@ -210,8 +263,34 @@ def test_deconvolution_removes_the_spike_that_slows_gradient_descent() -> None:
     assert condition(white) < 0.01 * condition(columns)
 
 
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (2, (1, 0)), (3, "same")])
+def test_outputs_are_white_whatever_the_padding(mode: str, kernel: int, padding: Any) -> None:
+    """With the kernel of one unit matrix the outputs are whitened patches: mean 0, covariance I."""
+    layer = Deconv2d(
+        3, 4, kernel, padding=padding, padding_mode=mode, iterations=25, sampling=1, bias=False
+    ).double()
+    with torch.no_grad():
+        layer.weight.zero_().view(4, -1)[:, :4] = torch.eye(4)
+    x = 2 + nn.functional.avg_pool2d(draw(16, 3, 10, 10), 3, 1)
+    rows = layer(x).detach().movedim(1, -1).reshape(-1, 4)
+    torch.testing.assert_close(rows.mean(0), torch.zeros(4, dtype=F64), atol=1e-10, rtol=0)
+    torch.testing.assert_close(rows.T.cov(correction=0), torch.eye(4, dtype=F64), atol=5e-3, rtol=0)
+
+
+def test_an_empty_batch_leaves_the_statistics_alone() -> None:
+    layer = Deconv2d(3, 4, 3)
+    assert layer(torch.zeros(0, 3, 5, 5)).shape == (0, 4, 3, 3)
+    assert bool(layer.running_whitening.isfinite().all())
+
+
 def test_wrong_deconvolutions_are_refused() -> None:
     with pytest.raises(SettingError, match="has one group"):
         Deconv2d(4, 4, 3, groups=2)
     with pytest.raises(SettingError, match="iterations must be a whole number"):
         Deconv2d(4, 4, 3, iterations=0)
+    with pytest.raises(SettingError, match="momentum=2"):
+        Deconv2d(4, 4, 3, momentum=2.0)
+    for shape in ((4, 5, 5), (2, 3, 5, 5)):
+        with pytest.raises(SettingError, match=r"takes \(N, 4, H, W\)"):
+            Deconv2d(4, 4, 3)(torch.zeros(shape))

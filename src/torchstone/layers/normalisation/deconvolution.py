@@ -53,7 +53,8 @@ class Deconv2d(nn.Conv2d):
         options: Likewise.
 
     Raises:
-        SettingError: Groups, which would need a whitening each.
+        SettingError: Groups, which would need a whitening each, or a setting out of range; in the forward pass, another shape
+            than (N, C, H, W).
 
     Source: Ye et al. 2020, "Network Deconvolution", ICLR, section 3.
     """
@@ -77,6 +78,12 @@ class Deconv2d(nn.Conv2d):
         for name, value in (("block", block), ("iterations", iterations), ("sampling", sampling)):
             if not isinstance(value, int) or value < 1:
                 raise SettingError(f"{name} must be a whole number of at least 1", repr(value), "Raise it.")
+        if not 0 < momentum <= 1 or not eps >= 0:
+            raise SettingError(
+                "Deconv2d needs 0 < momentum <= 1 and eps >= 0",
+                f"momentum={momentum}, eps={eps}",
+                "Correct the setting.",
+            )
         self.blocks = next(
             count
             for count in range(-(-self.in_channels // block), self.in_channels + 1)
@@ -89,7 +96,11 @@ class Deconv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
         """Convolve whitened patches of (N, C, H, W)."""
-        if self.training:
+        if input.ndim != 4 or input.shape[1] != self.in_channels:
+            raise SettingError(
+                f"Deconv2d takes (N, {self.in_channels}, H, W)", f"shape {tuple(input.shape)}", "Reshape it."
+            )
+        if self.training and input.numel():
             mean, whitening = self._statistics(input)
             with torch.no_grad():
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
@@ -97,10 +108,10 @@ class Deconv2d(nn.Conv2d):
         else:
             mean, whitening = self.running_mean, self.running_whitening
         mean, whitening = mean.to(self.weight.dtype), whitening.to(self.weight.dtype)
-        kernel = torch.einsum(
-            "obp,bpq->obq", self.weight.reshape(self.out_channels, self.blocks, self.patch), whitening
-        )
-        shift = -torch.einsum("obp,bp->o", kernel, mean)
+        with torch.autocast(input.device.type, enabled=False):
+            weight = self.weight.reshape(self.out_channels, self.blocks, self.patch)
+            kernel = torch.einsum("obp,bpq->obq", weight, whitening)
+            shift = -torch.einsum("obp,bp->o", kernel, mean)
         if self.bias is not None:
             shift = shift + self.bias
         return self._conv_forward(input, kernel.reshape(self.weight.shape), shift)
@@ -111,22 +122,20 @@ class Deconv2d(nn.Conv2d):
         return (self._patches(images, 1) - mean[:, None]) @ whitening
 
     def _statistics(self, images: Tensor, sampling: int | None = None) -> tuple[Tensor, Tensor]:
-        patches = self._patches(images, self.sampling if sampling is None else sampling)
-        patches = patches.float() if patches.dtype in (torch.float16, torch.bfloat16) else patches
-        mean = patches.mean(1)
-        centred = patches - mean[:, None]
-        covariance = centred.mT @ centred / patches.shape[1]
-        roots = [inverse_root(one, self.iterations, self.eps) for one in covariance]
+        # In float32 at least, whatever autocast would make of the products: roots need the digits.
+        wide = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+        with torch.autocast(images.device.type, enabled=False):
+            patches = self._patches(wide, self.sampling if sampling is None else sampling)
+            mean = patches.mean(1)
+            centred = patches - mean[:, None]
+            covariance = centred.mT @ centred / patches.shape[1]
+            roots = [inverse_root(one, self.iterations, self.eps) for one in covariance]
         return mean, torch.stack(roots)
 
     def _patches(self, images: Tensor, sampling: int) -> Float[Tensor, "blocks patches n"]:
-        """Rows of images patches, block by block of channels."""
-        stride = [s * sampling for s in self.stride]
-        padding = self.padding
-        if isinstance(padding, str):
-            padding = [
-                d * (k - 1) // 2 if padding == "same" else 0
-                for d, k in zip(self.dilation, self.kernel_size, strict=True)
-            ]
-        columns = functional.unfold(images, self.kernel_size, self.dilation, padding, stride)  # pyright: ignore[reportArgumentType]
+        """Rows of images patches, block by block of channels, of images padded as the convolution pads them."""
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        padded = functional.pad(images, self._reversed_padding_repeated_twice, mode)
+        stride = (self.stride[0] * sampling, self.stride[1] * sampling)
+        columns = functional.unfold(padded, self.kernel_size, self.dilation, 0, stride)
         return columns.unflatten(1, (self.blocks, self.patch)).permute(1, 0, 3, 2).flatten(1, 2)

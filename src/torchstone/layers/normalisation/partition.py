@@ -24,7 +24,8 @@ def partition_normalise(x: Tensor, blocks: Tensor, eps: float = 1e-5) -> Tensor:
         A tensor like x in which every block has mean 0 and variance var / (var + eps).
 
     Raises:
-        SettingError: Blocks that are not whole numbers or do not fit x.
+        SettingError: Blocks that are not whole numbers or do not fit x, numbers x that are not floating-point, or a
+            negative eps.
 
     >>> x = torch.tensor([[1.0, 3.0], [10.0, 30.0]])
     >>> partition_normalise(x, torch.tensor([[0], [1]]), eps=0.0)
@@ -33,8 +34,10 @@ def partition_normalise(x: Tensor, blocks: Tensor, eps: float = 1e-5) -> Tensor:
 
     Source: Ren et al. 2017, ICLR, section 3 (one formula for batch, layer and divisive normalisation).
     """
-    if blocks.is_floating_point() or blocks.is_complex():
-        raise SettingError("blocks must be whole numbers", f"{blocks.dtype}", "Pass a tensor of type long.")
+    if not isinstance(blocks, Tensor) or blocks.is_floating_point() or blocks.is_complex():
+        got = str(blocks.dtype) if isinstance(blocks, Tensor) else type(blocks).__name__
+        raise SettingError("blocks must be a tensor of whole numbers", got, "Pass a tensor of type long.")
+    _require_floating(x, eps)
     try:
         spread = blocks.expand(x.shape) if blocks.ndim == x.ndim else blocks.broadcast_to(x.shape)
     except RuntimeError:
@@ -55,6 +58,7 @@ def partition_normalise(x: Tensor, blocks: Tensor, eps: float = 1e-5) -> Tensor:
 
 def batch_blocks(shape: tuple[int, ...]) -> Tensor:
     """Blocks of batch normalisation: a channel over the whole batch and all positions."""
+    _require_channels(shape)
     return torch.arange(shape[1]).view(1, -1, *(1,) * (len(shape) - 2))
 
 
@@ -65,6 +69,7 @@ def layer_blocks(shape: tuple[int, ...]) -> Tensor:
 
 def instance_blocks(shape: tuple[int, ...]) -> Tensor:
     """Blocks of instance normalisation: a channel of an example each."""
+    _require_channels(shape)
     return torch.arange(shape[0] * shape[1]).view(*shape[:2], *(1,) * (len(shape) - 2))
 
 
@@ -74,7 +79,8 @@ def group_blocks(shape: tuple[int, ...], groups: int) -> Tensor:
     Raises:
         SettingError: Groups that do not divide the channels.
     """
-    if groups < 1 or shape[1] % groups:
+    _require_channels(shape)
+    if not isinstance(groups, int) or groups < 1 or shape[1] % groups:
         raise SettingError(
             "groups must divide the channels", f"{groups} groups of {shape[1]} channels", "Change groups."
         )
@@ -94,19 +100,39 @@ def window_normalise(x: Tensor, window: int, eps: float = 1e-5) -> Tensor:
         eps: Added to each variance.
 
     Raises:
-        SettingError: An even window or one below 1.
+        SettingError: An even window or one below 1, a shape without channels, whole numbers, or a negative eps.
 
     Source: Ren et al. 2017, section 3.3; Krizhevsky et al. 2012, section 3.3 (local response normalisation).
     """
-    if window < 1 or window % 2 == 0:
+    if not isinstance(window, int) or window < 1 or window % 2 == 0:
         raise SettingError("window must be an odd number of at least 1", f"{window}", "3 or 5 are usual.")
+    _require_channels(x.shape)
+    _require_floating(x, eps)
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     channels = x.shape[1]
     distance = (torch.arange(channels)[:, None] - torch.arange(channels)).abs()
-    near = (distance <= window // 2).to(device=x.device, dtype=x.dtype)
+    near = (distance <= window // 2).to(device=x.device, dtype=wide.dtype)
     average = near / near.sum(1, keepdim=True)
-    mean = torch.einsum("cd,nd...->nc...", average, x)
-    second = torch.einsum("cd,nd...->nc...", average, (x - mean).square())
-    return (x - mean) / (second + eps).sqrt()
+    with torch.autocast(x.device.type, enabled=False):  # it would round the means
+        mean = torch.einsum("cd,nd...->nc...", average, wide)
+        second = torch.einsum("cd,nd...->nc...", average, (wide - mean).square())
+    return ((wide - mean) / (second + eps).sqrt()).to(x.dtype)
+
+
+def _require_channels(shape: tuple[int, ...]) -> None:
+    if len(shape) < 2:
+        raise SettingError(
+            "Channels are the second axis of (N, C, ...)", f"shape {tuple(shape)}", "Add an axis."
+        )
+
+
+def _require_floating(x: Tensor, eps: float) -> None:
+    if not x.is_floating_point() or not eps >= 0:
+        raise SettingError(
+            "Normalisation takes floating-point numbers and eps >= 0",
+            f"{x.dtype}, eps={eps}",
+            "Call x.float().",
+        )
 
 
 def block_sizes(blocks: Tensor, shape: tuple[int, ...]) -> Tensor:

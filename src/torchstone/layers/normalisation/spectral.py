@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from torchstone.errors import SettingError
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_SIZE = "Pass the size of the layer's inputs."
 
 
 def circular_singular_values(kernel: Tensor, size: Sequence[int]) -> Float[Tensor, "frequencies k"]:
@@ -33,12 +34,18 @@ def circular_singular_values(kernel: Tensor, size: Sequence[int]) -> Float[Tenso
 
     Source: Sedghi, Gupta & Long 2019, ICLR, theorem 6.
     """
-    size = tuple(size)
-    if len(size) != kernel.ndim - 2 or any(n < k for n, k in zip(size, kernel.shape[2:], strict=True)):
+    if kernel.ndim < 3:
         raise SettingError(
-            "size needs one number a dimension, none smaller than the kernel's",
+            "A convolution's kernel is (out, in, k...)",
+            f"shape {tuple(kernel.shape)}",
+            "Use svdvals for matrices.",
+        )
+    size = _whole(size, tuple(kernel.shape[2:]))
+    if any(n < k for n, k in zip(size, kernel.shape[2:], strict=True)):
+        raise SettingError(
+            "size must not be smaller than the kernel's",
             f"size {size} for a kernel {tuple(kernel.shape)}",
-            "Pass the size of the layer's inputs.",
+            _SIZE,
         )
     transfer = torch.fft.fftn(kernel, s=size, dim=tuple(range(2, kernel.ndim)))
     return torch.linalg.svdvals(transfer.flatten(2).permute(2, 0, 1))
@@ -67,9 +74,11 @@ class ExactSpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The normalised kernel."""
-        norm = circular_singular_values(weight, self.size).max()
-        factor = self.coefficient / norm
-        return weight * (factor.clamp(max=1.0) if self.bound else factor)
+        wide = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
+        norm = circular_singular_values(wide, self.size).max()
+        # A kernel of zeros stays one.
+        factor = self.coefficient / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+        return weight * (factor.clamp(max=1.0) if self.bound else factor).to(weight.dtype)
 
 
 def exact_spectral_norm(
@@ -77,15 +86,16 @@ def exact_spectral_norm(
 ) -> nn.Module:
     """Divide a convolution's kernel by its true operator norm at every forward pass.
 
-    Exact for circular padding; for zero padding of p cells on each side the norm is that of the circular convolution on
-    size + 2p, of which the layer is a part, so the layer's own norm is at most the coefficient. A stride only
-    leaves outputs out and keeps that.
+    Exact for circular padding by k - 1 cells in all, which keeps the size; for zero padding of p cells on each side the norm
+    is that of the circular convolution on size + 2p, of which the layer is a part, so the layer's own norm is at most the
+    coefficient. Less padding and a stride only leave outputs out and keep that.
 
     Cost: an FFT and prod(size) small decompositions a pass. PyTorch's power iteration on the reshaped kernel is cheaper and
     bounds another number (`reshaped_norm`).
 
     Args:
-        layer: A convolution of one group, dilation 1, with zero or circular padding; changed in place.
+        layer: A convolution of one group, dilation 1, with zero or circular padding; changed in place. Circular padding by
+            more than k - 1 cells repeats outputs, and is refused.
         size: Spatial size of its inputs.
         coefficient: Operator norm to have.
         bound: Whether the coefficient is only a limit.
@@ -116,10 +126,21 @@ def exact_spectral_norm(
         )
     if not 0 < coefficient < float("inf"):
         raise SettingError("coefficient must be positive", repr(coefficient), "1.0 makes it non-expansive.")
-    padding = _padding(layer)
-    grid = tuple(size)
+    padding, grid = _padding(layer), _whole(size, layer.kernel_size)
     if layer.padding_mode == "zeros":
-        grid = tuple(n + p for n, p in zip(size, padding, strict=True))
+        grid = tuple(n + p for n, p in zip(grid, padding, strict=True))
+    elif any(p > k - 1 for p, k in zip(padding, layer.kernel_size, strict=True)):
+        raise SettingError(
+            "Circular padding may be k - 1 cells in all; more of them repeat outputs",
+            f"padding={layer.padding} for a kernel {layer.kernel_size}",
+            'padding="same" keeps the size.',
+        )
+    if any(n < k for n, k in zip(grid, layer.kernel_size, strict=True)):
+        raise SettingError(
+            "size must not be smaller than the kernel's",
+            f"size {tuple(size)} for a kernel {layer.kernel_size}",
+            _SIZE,
+        )
     parametrize.register_parametrization(layer, "weight", ExactSpectralNorm(grid, coefficient, bound))
     return layer
 
@@ -131,3 +152,16 @@ def _padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...]:
     if layer.padding == "valid":
         return (0,) * len(layer.kernel_size)
     return tuple(2 * int(p) for p in layer.padding)
+
+
+def _whole(size: Sequence[int], kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """The size as whole numbers, one a dimension of the kernel."""
+    if (
+        not isinstance(size, Sequence)
+        or len(size) != len(kernel)
+        or not all(isinstance(n, int) and n > 0 for n in size)
+    ):
+        raise SettingError(
+            "size needs one whole number a dimension", f"{size!r} for a kernel {kernel}", _SIZE
+        )
+    return tuple(size)

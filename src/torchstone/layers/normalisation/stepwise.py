@@ -23,7 +23,8 @@ class StepwiseBatchNorm(nn.Module):
         affine: Whether a scale and a shift are learned; the scale starts at 0.1, so that tanh units start unsaturated.
 
     Raises:
-        SettingError: A setting out of range; in the forward pass, a wrong shape or a negative step.
+        SettingError: A setting out of range; in the forward pass, a wrong shape, a negative step, or a single example in
+            training mode.
 
     Source: Cooijmans et al. 2017, ICLR, sections 3 and 4.
     """
@@ -55,7 +56,9 @@ class StepwiseBatchNorm(nn.Module):
                 f"shape {tuple(x.shape)}, step {step}",
                 "Call it once a time step.",
             )
-        row = min(step, self.steps - 1)
+        if self.training and len(x) < 2:
+            raise SettingError("Batch statistics need at least two examples", f"{len(x)}", "Use eval().")
+        row = min(int(step), self.steps - 1)
         return nn.functional.batch_norm(
             x,
             self.running_mean[row],
