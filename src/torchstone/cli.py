@@ -90,6 +90,10 @@ def examine(
     budget: Annotated[
         str | None, typer.Option(help="Memory to keep data and shared results in, e.g. 512MiB.")
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Processor threads; by default 1 for a small network, else PyTorch's own."),
+    ] = None,
     options: Annotated[
         list[str], typer.Option("--with", help="Option of the target's function, name=value (repeatable).")
     ] = [],  # noqa: B006
@@ -111,25 +115,29 @@ def examine(
 
     from torchstone import examining
     from torchstone.plan import Plan, parse_bytes
+    from torchstone.specimens.catalogue import built_in
     from torchstone.specimens.target import parse_options
+    from torchstone.specimens.threads import threads as taking
 
     chosen = Plan.named(plan, parse_bytes(budget) if budget is not None else None)
     changed = {"settings": _settings(settings), "trying": trying, "trying_epochs": train}
     folder = output if output is not None else Path("torchstone-reports") / _folder_name(target)
     notes = Console(stderr=True)
-    specimen = _specimen(target, parse_options(options), seed, device, notes)
-    with _resuming(folder, notes):
-        examination = examining.examine(
-            specimen,
-            chosen,
-            only or None,
-            skip or None,
-            seed,
-            folder,
-            fresh=fresh,
-            command=_command(sys.argv),
-            **changed,
-        )
+    with taking(threads, target in built_in()) as settle:
+        specimen = _specimen(target, parse_options(options), seed, device, notes)
+        settle(sum(p.numel() for p in specimen.model.parameters()))
+        with _resuming(folder, notes):
+            examination = examining.examine(
+                specimen,
+                chosen,
+                only or None,
+                skip or None,
+                seed,
+                folder,
+                fresh=fresh,
+                command=_command(sys.argv),
+                **changed,
+            )
     if specimen.processes.first:
         _show(examination, folder / examining.HTML_NAME, open_report)
 
