@@ -10,7 +10,7 @@ What does tell the networks apart is the margin over the spectral complexity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from torchstone.training.evaluation import cross_entropy, misclassified
 from torchstone.training.fit_many import TrainedMany, fit_many
 from torchstone.training.random_labels import random_labels
 
-WIDTH, EPOCHS, BATCH, FEW = 256, 120, 100, 400
+WIDTH, BATCH, FEW = 256, 100, 400
 TRUE, RANDOM, POISONED, ORDINARY = "true labels", "random labels", "poisoned", "few true labels"
 
 
@@ -40,6 +40,15 @@ def run(scale: Scale, generator: torch.Generator) -> Evidence:
 def counterexample(scale: Scale, generator: torch.Generator) -> Evidence:
     """A linear classifier: it lacks the capacity."""
     return experiment(scale, generator, [64, 10])
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How large the experiment is: trainings on random labels, images, epochs."""
+
+    copies: int
+    examples: int
+    epochs: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,8 @@ class Outcome:
 
 def experiment(scale: Scale, generator: torch.Generator, widths: list[int]) -> Evidence:
     """Train on four kinds of labels and compare."""
-    found = trained(2 if scale is Scale.QUICK else 10, widths, generator)
+    effort = Effort(2, 1000, 75) if scale is Scale.QUICK else Effort(10, 1400, 120)
+    found = trained(effort, widths, generator)
     fitted = [
         Evidence.close(f"training accuracy, {kind}", found.of(kind, found.train).min(), 1.0, absolute=0.0)
         for kind in (TRUE, RANDOM, POISONED)
@@ -83,10 +93,11 @@ def experiment(scale: Scale, generator: torch.Generator, widths: list[int]) -> E
     )  # fmt: skip
 
 
-def trained(copies: int, widths: list[int], generator: torch.Generator) -> Outcome:
+def trained(effort: Effort, widths: list[int], generator: torch.Generator) -> Outcome:
     """Networks on all true labels, on random ones, on 400 true with all others wrong, and on the 400 alone."""
-    data = digits()
-    y, count = data.train_y, len(data.train_y)
+    whole, count, copies, epochs = digits(), effort.examples, effort.copies, effort.epochs
+    data = replace(whole, train_x=whole.train_x[:count], train_y=whole.train_y[:count])
+    y = data.train_y
     wrong = torch.cat([y[:FEW], (y[FEW:] + 1) % 10])
     kinds = (TRUE, *copies * (RANDOM,), POISONED, ORDINARY)
     targets = torch.stack([y, *random_labels(count, 10, copies, generator), wrong, y])
@@ -100,9 +111,9 @@ def trained(copies: int, widths: list[int], generator: torch.Generator) -> Outco
         targets=targets,
         rows=rows,
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=3e-3),
-        scheduler=lambda optimizer: CosineAnnealingLR(optimizer, EPOCHS * -(-count // BATCH)),
+        scheduler=lambda optimizer: CosineAnnealingLR(optimizer, epochs * -(-count // BATCH)),
         batch_size=BATCH,
-        epochs=EPOCHS,
+        epochs=epochs,
         generators=[torch.Generator().manual_seed(seed) for seed in seeds],
         ledger=misclassified,
     )
@@ -134,7 +145,7 @@ def outcome(kinds: tuple[str, ...], made: TrainedMany, targets: Tensor, data: Da
 
 def course(found: Outcome) -> Curve:
     """How fast labels of each kind are fitted."""
-    epochs = tuple(range(1, EPOCHS + 1))
+    epochs = tuple(range(1, found.course.shape[1] + 1))
     lines = tuple(
         Line(kind, epochs, numbers(100 * found.of(kind, found.course).mean(0))) for kind in (TRUE, RANDOM)
     )

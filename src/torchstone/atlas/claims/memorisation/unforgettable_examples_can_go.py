@@ -25,7 +25,7 @@ from torchstone.training.fit_many import TrainedMany, fit_many
 from torchstone.training.forgetting import Forgetting, count_forgetting, separation
 
 SHARE, NOISE = 0.3, 0.1
-EPOCHS, BATCH, WIDTH = 20, 64, 32
+EPOCHS, BATCH, RATE, WIDTH = 20, 128, 0.1, 32
 LEDGERS = 5  # trainings whose events are counted
 Data = Callable[[int, float], DataSplit]  # of a seed and a share of wrong labels
 LEAST, RANDOM = "least forgotten", "at random"
@@ -80,13 +80,15 @@ def experiment(scale: Scale, generator: torch.Generator, data: Data) -> Evidence
         split = data(_seed(generator), 0.0)
         found = ledger(split, generator)
         spare.append(found.unforgettable.double().mean())
-        full.append(errors(split, [torch.arange(len(split.train_x))] * (size.networks // 2), generator))
-        for share in size.shares:
+        rows = [torch.arange(len(split.train_x))] * (size.networks // 2)
+        for arm, share in kept:
             remaining = len(split.train_x) - round(share * len(split.train_x))
-            arms = (LEAST, RANDOM)
-            rows = [_left(found, remaining, arm, generator) for arm in arms for _ in range(size.networks)]
-            for arm, wrong in zip(arms, errors(split, rows, generator).chunk(2), strict=True):
-                kept[arm, share].append(wrong)
+            rows += [_left(found, remaining, arm, generator) for _ in range(size.networks)]
+        wrong = errors(split, rows, generator)
+        full.append(wrong[: size.networks // 2])
+        parts = wrong[size.networks // 2 :].split(size.networks)
+        for wrongs, part in zip(kept.values(), parts, strict=True):
+            wrongs.append(part)
         differences.append(kept[RANDOM, SHARE][-1] - kept[LEAST, SHARE][-1])
     gap = torch.cat(differences)
     error = float(gap.std()) / len(gap) ** 0.5
@@ -137,7 +139,7 @@ def train(
         [mlp([inputs, WIDTH, 10], generator=own) for own in generators],
         cross_entropy,
         *split.train,
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=RATE, momentum=0.9),
         batch_size=BATCH,
         steps=EPOCHS * -(-len(split.train_x) // BATCH),
         generators=generators,
