@@ -120,7 +120,8 @@ def examine(
     from torchstone.specimens.threads import threads as taking
 
     chosen = Plan.named(plan, parse_bytes(budget) if budget is not None else None)
-    changed = {"settings": _settings(settings), "trying": trying, "trying_epochs": train}
+    changed: dict[str, Any] = {"settings": _settings(settings), "trying": trying, "trying_epochs": train}
+    changed |= {"fresh": fresh, "command": _command(sys.argv)}
     folder = output if output is not None else Path("torchstone-reports") / _folder_name(target)
     notes = Console(stderr=True)
     with taking(threads, target in built_in()) as settle:
@@ -128,15 +129,7 @@ def examine(
         settle(sum(p.numel() for p in specimen.model.parameters()))
         with _resuming(folder, notes):
             examination = examining.examine(
-                specimen,
-                chosen,
-                only or None,
-                skip or None,
-                seed,
-                folder,
-                fresh=fresh,
-                command=_command(sys.argv),
-                **changed,
+                specimen, chosen, only or None, skip or None, seed, folder, **changed
             )
     if specimen.processes.first:
         _show(examination, folder / examining.HTML_NAME, open_report)
