@@ -24,7 +24,7 @@ class TestLargeBatchesFindSharperMinima(ClaimConformance):
         table = next(figure for figure in self.result.evidence.figures if "Ratios" in figure.title)
         assert isinstance(table, Table)
         rows = {(row[0], row[1]): row[2:] for row in table.rows}
-        for way in ("B = 400, equal epochs", "B = 400, equal updates"):
+        for way in ("B = 256, equal epochs", "B = 256, equal updates"):
             for measure in module.MEASURES[:2]:
                 ratio, low, high = rows[way, measure]
                 assert low < ratio < high  # pyright: ignore[reportOperatorIssue]

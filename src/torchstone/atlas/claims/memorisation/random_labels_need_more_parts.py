@@ -35,7 +35,7 @@ def counterexample(scale: Scale, generator: torch.Generator) -> Evidence:
 
 def experiment(scale: Scale, generator: torch.Generator, renamed: bool) -> Evidence:
     """Train pairs of networks from the same initial weights on true and on other labels, and compare areas."""
-    seeds, examples, epochs = (5, 200, 70) if scale is Scale.QUICK else (10, 1000, 150)
+    seeds, examples, epochs = (5, 120, 50) if scale is Scale.QUICK else (10, 1000, 150)
     data = digits()
     x, y = data.train_x[:examples], data.train_y[:examples]
     others = [
@@ -96,7 +96,7 @@ def train(x: Tensor, labels: Tensor, epochs: int, generator: torch.Generator) ->
         labels[0],
         targets=labels,
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=3e-3),
-        batch_size=100,
+        batch_size=60,
         epochs=epochs,
         generators=[torch.Generator().manual_seed(seed) for seed in seeds],
     )
