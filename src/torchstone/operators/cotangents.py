@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchstone.batches import Batch
 from torchstone.errors import SettingError
+from torchstone.operators.finite import require_losses
 from torchstone.operators.loss_curvature import LossCurvature, loss_curvature, losses_are_independent
 from torchstone.operators.multinomial_root import multinomial_root
 from torchstone.specimen import Specimen
@@ -98,6 +99,7 @@ def loss_cotangent(specimen: Specimen, outputs: Tensor, batch: Batch) -> Float[T
 
     Raises:
         SettingError: The losses of a batch depend on each other, so that no gradient belongs to one example.
+        NumericalError: Losses, or their gradient, are NaN or infinite.
     """
     leaf = outputs.detach().requires_grad_(True)
     with torch.enable_grad():
@@ -105,6 +107,7 @@ def loss_cotangent(specimen: Specimen, outputs: Tensor, batch: Batch) -> Float[T
         if not losses.requires_grad:
             return torch.zeros_like(leaf, requires_grad=False)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=True)
+        require_losses(losses, gradient)
         if not losses_are_independent(losses, leaf, gradient):
             raise SettingError(
                 "Gradients of single examples need losses that depend on their own example only",

@@ -52,4 +52,4 @@ def difference_step(point: Tensor, direction: Tensor, eps: float | None = None) 
     """eps^(1/3) max(1, ||point||) / ||direction||, or 0 where there is no direction; eps of the point's type."""
     length = float(direction.double().norm())
     eps = torch.finfo(point.dtype).eps if eps is None else eps
-    return eps ** (1 / 3) * max(1.0, float(point.double().norm())) / length if length > 0 else 0.0
+    return 0.0 if length == 0 else eps ** (1 / 3) * max(1.0, float(point.double().norm())) / length

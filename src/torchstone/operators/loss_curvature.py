@@ -14,6 +14,7 @@ from torch import Tensor
 from torchstone.batches import Batch
 from torchstone.operators.double_backward import lacks_second_derivative
 from torchstone.operators.example_gradients import draw_scales
+from torchstone.operators.finite import require_losses
 from torchstone.operators.graph import foreign_functions, nodes_of
 from torchstone.specimen import Specimen
 
@@ -126,6 +127,9 @@ def loss_curvature(
 
     Returns:
         The decomposition; or, where there is none, why.
+
+    Raises:
+        NumericalError: Losses, or their gradient, are NaN or infinite.
     """
     try:
         return _decomposed(specimen, outputs, batch, structured)
@@ -142,6 +146,7 @@ def _decomposed(specimen: Specimen, outputs: Tensor, batch: Batch, structured: b
     if foreign_functions(nodes_of(losses)):
         return "the loss is a custom autograd function"
     (gradient,) = torch.autograd.grad(losses.sum(), leaf, create_graph=True)
+    require_losses(losses, gradient)
     if not losses_are_independent(losses, leaf, gradient.detach()):
         return "the losses of a batch depend on each other"
     shape, size = tuple(outputs.shape), outputs[0].numel()

@@ -12,6 +12,7 @@ from torch.autograd.graph import GradientEdge
 from torchstone.operators.example_gradients.gradients import ExampleGradients
 from torchstone.operators.example_gradients.layout import draw_scales
 from torchstone.operators.example_gradients.uses import find_uses, output_shape
+from torchstone.operators.finite import require_outputs
 from torchstone.operators.graph import Node, nodes_of
 from torchstone.specimen import Specimen
 
@@ -37,7 +38,11 @@ class BatchGradients:
         """Sort the parameters by how they are used, and find the examples in every signal.
 
         Cost: two backward passes, four where some parameter is a table.
+
+        Raises:
+            NumericalError: The outputs are NaN or infinite.
         """
+        require_outputs(outputs)
         made = cls(specimen, outputs)
         nodes = nodes_of(outputs)
         for name, uses in find_uses(nodes, parameters).items():
