@@ -2,18 +2,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from torchstone.errors import FormatError, OutputError, SettingError
+from torchstone.errors import FormatError, OutputError, ProcessError, SettingError
 from torchstone.specimens.networks import mlp
 from torchstone.training.evaluation import cross_entropy
 from torchstone.training.fit import fit
@@ -90,37 +86,38 @@ def test_values_that_no_journal_can_hold_are_a_failure() -> None:
     assert "JSON" in piece.failure
 
 
-SLOW = """
-import sys, time
-from torchstone.training.sweep import sweep
-def work(number):
-    time.sleep(0.2)
-    return {"number": number}
-work.__module__ = "slow"
-found = sweep(work, [{"number": n} for n in range(int(sys.argv[2]))], journal=sys.argv[1], backend="sequential")
-print(len(found))
-"""
-
-
 def test_a_killed_sweep_resumes(tmp_path: Path) -> None:
-    journal, script = tmp_path / "sweep.jsonl", tmp_path / "slow.py"
-    script.write_text(SLOW)
-    command = [sys.executable, str(script), str(journal)]
-    running = subprocess.Popen([*command, "200"])
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (not journal.exists() or len(journal.read_text().splitlines()) < 4):
-        time.sleep(0.05)
-    os.kill(running.pid, signal.SIGKILL)
-    running.wait()
+    journal, numbers = tmp_path / "sweep.jsonl", [{"number": n} for n in range(9)]
+    calls: list[int] = []
+
+    def work(number: int) -> dict[str, Any]:
+        # Every finished piece is on the disk by now, whatever happens to this process.
+        assert len(journal.read_text().splitlines()) == 1 + number
+        calls.append(number)
+        if number == 4 and len(calls) == 5:
+            raise KeyboardInterrupt
+        return {"square": number**2, "pair": (number, number)}
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(work, numbers, journal=journal, backend="sequential")
     with journal.open("a") as file:
         file.write('{"settings": {"num')  # died while writing
     before = [json.loads(line) for line in journal.read_text().splitlines()[1:-1]]
-    assert 3 <= len(before) < 200
-    done = subprocess.run([*command, str(len(before) + 1)], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(len(before) + 1)]
+    found = sweep(work, numbers, journal=journal, backend="sequential")
+    assert calls == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8]
+    assert [dict(piece.values) for piece in found] == [{"square": n**2, "pair": [n, n]} for n in range(9)]
     after = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
     assert after[: len(before)] == before
-    assert len(after) == len(before) + 1
+    assert len(after) == 9
+
+
+def test_a_worker_that_dies_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: Any) -> Any:
+        raise TerminatedWorkerError("A worker process was killed by SIGKILL(-9)")
+
+    monkeypatch.setattr("torchstone.training.sweep._computed", dies)
+    with pytest.raises(ProcessError, match=r"SIGKILL.*2 pieces left"):
+        sweep(fail_on_odd, [{"number": 2}, {"number": 3}])
 
 
 def test_mistakes_get_words(tmp_path: Path) -> None:
@@ -134,6 +131,15 @@ def test_mistakes_get_words(tmp_path: Path) -> None:
     journal.write_text("hello\n")
     with pytest.raises(FormatError, match="no line of JSON"):
         sweep(fail_on_odd, [{"number": 2}], journal=journal, backend="sequential")
+    journal.write_text(
+        '{"sweep": "tests.training.test_sweep.fail_on_odd"}\n{"settings": {}}\n'.replace(
+            "tests.training.test_sweep", __name__
+        )
+    )
+    with pytest.raises(FormatError, match="without 'values'"):
+        sweep(fail_on_odd, [{"number": 2}], journal=journal, backend="sequential")
+    with pytest.raises(SettingError, match="number of workers"):
+        sweep(fail_on_odd, [{"number": 2}], workers=0)
     with pytest.raises(OutputError, match="must lie in a folder"):
         sweep(fail_on_odd, [{"number": 2}], journal=tmp_path / "no" / "file", backend="sequential")
     with pytest.raises(SettingError, match="must differ"):

@@ -7,12 +7,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torchstone.errors import FormatError, OutputError, SettingError
+from torchstone.errors import FormatError, OutputError, ProcessError, SettingError
 from torchstone.training.progress_bar import progress_bar
 from torchstone.writing import append_line, write_atomically
 
@@ -73,6 +74,7 @@ def sweep(
             function.
         FormatError: The journal is no journal.
         OutputError: The journal cannot be written.
+        ProcessError: A worker process died, for want of memory for example.
 
     Example:
         >>> [piece.values["square"] for piece in sweep(
@@ -86,17 +88,26 @@ def sweep(
         raise SettingError("The settings of a sweep must differ", f"{twice} twice", "Add a seed to each.")
     if backend not in BACKENDS:
         raise SettingError(f"backend must be one of {', '.join(BACKENDS)}", repr(backend), "Use loky.")
+    if workers == 0:
+        raise SettingError("workers must be a number of workers, or -1 for all cores", "0", "Pass 2.")
     kept = _Journal(Path(journal), work) if journal is not None else None
     found = dict(kept.pieces) if kept is not None else {}
     if retry_failures:
         found = {key: piece for key, piece in found.items() if piece.failure is None}
     left = [(key, dict(setting)) for key, setting in zip(keys, settings, strict=True) if key not in found]
     with progress_bar(progress, len(left)) as advance:
-        for key, piece in _computed(work, left, backend, workers):
-            found[key] = piece
-            if kept is not None:
-                kept.add(key, piece)
-            advance()
+        try:
+            for key, piece in _computed(work, left, backend, workers):
+                found[key] = piece
+                if kept is not None:
+                    kept.add(key, piece)
+                advance()
+        except BrokenExecutor as error:
+            raise ProcessError(
+                "The worker processes of a sweep must live until it ends",
+                f"one died ({str(error).partition(".")[0]}) with {len(keys) - len(found)} pieces left",
+                "Look at the memory; fewer workers need less. With a journal the same call goes on.",
+            ) from error
     return [found[key] for key in keys]
 
 
@@ -157,8 +168,8 @@ def _keyed(work: Callable[..., Any], key: str, setting: dict[str, Plain]) -> tup
 def _piece(work: Callable[..., Any], setting: dict[str, Plain]) -> Piece:
     start = time.perf_counter()
     try:
-        values = dict(work(**setting))
-        json.dumps(values)
+        # As a journal gives them back, so that a sweep in two parts has what a sweep in one has.
+        values = json.loads(json.dumps(dict(work(**setting))))
     except Exception as error:  # noqa: BLE001 - whatever it is, the other pieces go on
         return Piece(setting, {}, time.perf_counter() - start, f"{type(error).__name__}: {error}")
     return Piece(setting, values, time.perf_counter() - start)
@@ -199,7 +210,12 @@ class _Journal:
         if lines and not whole:
             raise FormatError(f"{path} must be a journal of a sweep", "no line of JSON", "Name another file.")
         for line in whole[1:]:
-            piece = Piece(line["settings"], line["values"], line["seconds"], line["failure"])
+            try:
+                piece = Piece(line["settings"], line["values"], line["seconds"], line["failure"])
+            except KeyError as error:
+                raise FormatError(
+                    f"{path} must be a journal of a sweep", f"a line without {error}", "Name another file."
+                ) from None
             self.pieces[_key(piece.settings)] = piece
         # Written anew, so that a torn line is gone before anything is appended.
         kept = [{"sweep": name}, *(self._line(piece) for piece in self.pieces.values())]
