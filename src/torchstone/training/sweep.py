@@ -105,7 +105,7 @@ def sweep(
         except BrokenExecutor as error:
             raise ProcessError(
                 "The worker processes of a sweep must live until it ends",
-                f"one died ({str(error).partition(".")[0]}) with {len(keys) - len(found)} pieces left",
+                f"one died ({error}) with {len(keys) - len(found)} pieces left",
                 "Look at the memory; fewer workers need less. With a journal the same call goes on.",
             ) from error
     return [found[key] for key in keys]
