@@ -208,6 +208,9 @@ def test_judgement() -> None:
     both = judge({"a": interval(6.5, 9), "b": interval(1.2, 1.9), "c": interval(3, 4)}, ("c",))
     assert both.reason == "a, c look under-trained and b looks over-trained"
     assert judge({}, ()).level is Level.INFORMATIVE
+    # Where shuffled entries have the same exponents everywhere, these say nothing of training.
+    assert judge({"a": interval(3, 4)}, (), ("a",)).level is Level.INFORMATIVE
+    assert judge({"a": interval(3, 4), "b": interval(3, 4)}, (), ("a",)).level is Level.GOOD
     assert judge({"a": interval(3, 4)}, ()).source
 
 

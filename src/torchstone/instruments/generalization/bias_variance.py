@@ -276,13 +276,15 @@ def _remedies(found: BiasVariance, verdict: Verdict) -> tuple[Remedy, ...]:
     remedies = {
         "initialisation": Remedy(
             "Average the predictions of several networks: it removes the part of the seed.",
+            "torchstone.training.fit_many.fit_many",
             claim="variance_over_width",
         ),
         "data": Remedy(
             "More data, augmentation or stronger regularisation: the draw of the training set matters."
         ),
         "variance": Remedy(
-            "Average several networks, or regularise: the draw of training set and seed matters."
+            "Average several networks, or regularise: the draw of training set and seed matters.",
+            "torchstone.training.bagging.bag",
         ),
         "bias": Remedy("A larger network, longer training or cleaner labels: all trainings err alike."),
     }

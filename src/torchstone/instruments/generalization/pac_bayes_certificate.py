@@ -195,7 +195,7 @@ def _errors(bench: Workbench, found: list[Certified], guess: float, delta: float
             Scalar("test error of the examined network", float(wrong.double().mean())),
             Scalar(f"its upper limit from the {len(wrong):,} test examples", limit),
         ]
-    items += [Scalar(f"certificate {one.name}", one.certificate.value) for one in found]
+    items += [Scalar(f"certificate: {one.name}", one.certificate.value) for one in found]
     return Scalars(
         "Error rates",
         tuple(items),

@@ -65,9 +65,9 @@ class Stability:
         changed = (
             ""
             if said is None
-            else f"; they disagree on {float(said[:, -1].mean()):.1%} of the {trained.split} data"
+            else f"; the twins disagree on {float(said[:, -1].mean()):.1%} of the {trained.split} data"
         )
-        grown = f", growing as steps to the {law.exponent:.2f}" if law else ""
+        grown = f", growing like steps^{law.exponent:.2f}" if law else ""
         return Reading.of(
             self.META,
             value=None if law is None else law.exponent,

@@ -90,7 +90,9 @@ class WeightSpectra:
         start = matrices_of(state, {name: known[name] for name in trained})
         initial = {name: take(name, matrix) for name, matrix in start.items()}
         verdict = judge(
-            {name: one.tail.interval for name, one in trained.items() if one.tail}, _plain(trained)
+            {name: one.tail.interval for name, one in trained.items() if one.tail},
+            _plain(trained),
+            tuple(_like_shuffled(trained, null)),
         )
         value, error = mean_exponent(trained)
         return Reading.of(
@@ -119,12 +121,15 @@ class WeightSpectra:
         )
 
 
-def judge(intervals: dict[str, Interval], random_like: tuple[str, ...]) -> Verdict:
+def judge(
+    intervals: dict[str, Interval], random_like: tuple[str, ...], like_shuffled: tuple[str, ...] = ()
+) -> Verdict:
     """Attention for layers whose exponent is beyond 2 to 6 with its interval, or that noise explains.
 
     Args:
         intervals: Of alpha, by layer; those with too few eigenvalues are not among them.
         random_like: Layers among them without an eigenvalue above the noise's.
+        like_shuffled: Layers among them whose shuffled entries have the same exponent: it is no news of training there.
     """
     threshold = f"exponents between {OVER:g} and {UNDER:g}, and eigenvalues beyond those of noise"
     source = "Martin, Peng & Mahoney 2021: empirical, from published vision and language models"
@@ -142,6 +147,9 @@ def judge(intervals: dict[str, Interval], random_like: tuple[str, ...]) -> Verdi
             if names
         ]
         return Verdict(Level.ATTENTION, " and ".join(words), threshold, source, severity=0.2)
+    if len(like_shuffled) == len(intervals):
+        reason = "in the usual range, as the exponents of the same entries shuffled are"
+        return Verdict(Level.INFORMATIVE, reason, threshold, source)
     return Verdict(
         Level.GOOD, "no layer's exponent is beyond the usual range with its error bar", threshold, source
     )
@@ -158,6 +166,19 @@ def mean_exponent(layers: dict[str, LayerSpectrum]) -> tuple[float | None, float
 
 def _plain(layers: dict[str, LayerSpectrum]) -> tuple[str, ...]:
     return tuple(name for name, one in layers.items() if one.tail is not None and one.is_random_like)
+
+
+def _like_shuffled(layers: dict[str, LayerSpectrum], null: dict[str, LayerSpectrum | None]) -> list[str]:
+    """Layers whose exponent is that of their shuffled entries, within both intervals."""
+    found = []
+    for name, layer in layers.items():
+        other = null[name]
+        if layer.tail is None or other is None or other.tail is None:
+            continue
+        one, same = layer.tail.interval, other.tail.interval
+        if one.low <= same.high and same.low <= one.high:
+            found.append(name)
+    return found
 
 
 def _some(names: list[str]) -> str:
@@ -322,14 +343,10 @@ def _notes(
     notes = [
         "Exponents are judged by ranges observed on large published models; there is no theorem behind them."
     ]
-    tails = [
-        (one.tail.interval, other.tail.interval)
-        for name, one in layers.items()
-        if one.tail is not None and (other := null[name]) is not None and other.tail is not None
-    ]
-    if same := sum(one.low <= other.high and other.low <= one.high for one, other in tails):
+    tails = sum(one.tail is not None for one in layers.values())
+    if same := len(_like_shuffled(layers, null)):
         notes.append(
-            f"In {same} of {len(tails)} weights the shuffled entries have the same exponent within its interval: there it "
+            f"In {same} of {tails} weights the shuffled entries have the same exponent within its interval: there it "
             "says nothing of training."
         )
     if short := sum(one.tail is None for one in layers.values()):

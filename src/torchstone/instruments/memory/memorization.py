@@ -142,7 +142,7 @@ def _order(found: LeaveOutScores) -> Tensor:
 
 
 def _histogram(found: LeaveOutScores) -> Histogram:
-    edges = torch.linspace(-1, 1, 41, dtype=torch.float64)
+    edges = torch.arange(-20, 21, dtype=torch.float64) / 20
     counts = torch.histogram(found.score[found.score.isfinite()].clamp(-1, 1), edges).hist
     return Histogram(
         "Memorisation of single examples",

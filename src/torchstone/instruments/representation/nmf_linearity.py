@@ -144,7 +144,7 @@ def _headline(name: str, curve: RankCurve, value: float) -> str:
     accuracy, full = curve.accuracy.mean(0), float(curve.accuracy[:, -1].mean())
     enough = [rank for rank, one in zip(curve.ranks, accuracy.tolist(), strict=True) if one >= 0.95 * full]
     return (
-        f"{name!r} needs most: {enough[0]} of {curve.ranks[-1]} non-negative parts of a class keep 95% of the training "
+        f"Layer {name!r} needs most: {enough[0]} of {curve.ranks[-1]} non-negative parts of a class keep 95% of the training "
         f"accuracy there; area {value:.3g}."
     )
 
