@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -100,6 +103,19 @@ def test_rules_that_end_early_are_exact_and_padded_without_weight(seeded, with_s
     assert bool(((curve.low < 1 / 3) & (curve.high > 1 / 3))[:2].all())
 
 
+def repeated(
+    matrix: Tensor, probes: int, repeats: int, known: Eigenpairs | None, seeded: Any
+) -> Iterator[LanczosQuadrature]:
+    """Independent quadratures, of probes that were computed a hundred at a time."""
+    for seed in range(probes * repeats // 100):
+        many = lanczos_quadrature(matrix, probes=100, steps=20, generator=seeded(seed), known=known)
+        for start in range(0, 100, probes):
+            rows = slice(start, start + probes)
+            names = ("nodes", "weights", "coarse_nodes", "coarse_weights", "complete")
+            parts: Any = {name: getattr(many, name)[rows] for name in names}
+            yield dataclasses.replace(many, seed=100 * seed + start, **parts)
+
+
 @pytest.mark.parametrize("known", [0, 3])
 @pytest.mark.parametrize("probes", [2, 10])
 def test_bands_cover_the_density_and_the_distribution(seeded, with_spectrum, known, probes):
@@ -111,8 +127,7 @@ def test_bands_cover_the_density_and_the_distribution(seeded, with_spectrum, kno
     density = smoothed(eigenvalues, torch.full((120,), 1 / 120).double(), grid, 0.08)
     share = (eigenvalues <= grid[:, None]).double().mean(dim=1)
     hits, below = torch.zeros(6), torch.zeros(6)
-    for seed in range(200):
-        rules = lanczos_quadrature(matrix, probes=probes, steps=20, generator=seeded(seed), known=pairs)
+    for rules in repeated(matrix, probes, 200, pairs, seeded):
         curve, steps = rules.density(grid, width=0.08), rules.distribution(grid)
         hits += (curve.low - 1e-12 <= density) & (density <= curve.high + 1e-12)
         below += (steps.low - 1e-12 <= share) & (share <= steps.high + 1e-12)
@@ -280,3 +295,43 @@ def test_bands_of_means_cover_skewed_curves(seeded):
             hits += bool(low <= 1 <= high)
             assert float(low) >= 0
         assert hits / 300 > least
+
+
+class Killed(Exception):
+    """Stands for a process that dies in the middle of a product."""
+
+
+def mortal(matrix: Tensor, products: int) -> FunctionMap:
+    left = [products]
+
+    def product(x: Tensor) -> Tensor:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return matrix @ x
+
+    return FunctionMap(product, (matrix.shape[0], matrix.shape[1]), matrix.dtype, symmetric=True)
+
+
+@pytest.mark.parametrize("outliers", [0, 3])
+def test_a_killed_density_goes_on_to_the_same_bits(seeded, with_spectrum, tmp_path, monkeypatch, outliers):
+    monkeypatch.setattr("torchstone.linalg.checkpoint._SHARE", 1e9)
+    matrix, path = with_spectrum(bulk_with_outliers(60)), tmp_path / "density.safetensors"
+    known = top_eigenpairs(matrix, outliers, tolerance=1e-10, generator=seeded(1)) if outliers else None
+    arguments: Any = {"probes": 5, "steps": 8, "block": 2, "known": known}
+    whole = lanczos_quadrature(mortal(matrix, 100), generator=seeded(0), **arguments)
+    for products in (18, 20):  # in the second block of two probes, then in the third
+        with pytest.raises(Killed):
+            lanczos_quadrature(mortal(matrix, products), generator=seeded(0), checkpoint=path, **arguments)
+    with pytest.raises(SettingError, match="must be of this map; got a quadratic form that differs by"):
+        lanczos_quadrature(1.001 * matrix, generator=seeded(0), checkpoint=path, **arguments)
+    with pytest.raises(
+        SettingError, match=r"must be of this run \(steps=9\); got one of another \(steps=8\)"
+    ):
+        lanczos_quadrature(matrix, generator=seeded(0), checkpoint=path, **(arguments | {"steps": 9}))
+    rest = mortal(matrix, 10)  # the fifth probe, one product to tell the map, and one for the known space
+    resumed = lanczos_quadrature(rest, generator=seeded(0), checkpoint=path, **arguments)
+    for name in ("nodes", "weights", "coarse_nodes", "coarse_weights", "complete", "known"):
+        assert torch.equal(getattr(resumed, name), getattr(whole, name)), name
+    assert (resumed.products, resumed.seed) == (whole.products, whole.seed)
+    assert not path.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ from torchstone.errors import NumericalError, SettingError
 from torchstone.linalg import spectral_density as smoothing
 from torchstone.linalg.as_linear_map import as_linear_map
 from torchstone.linalg.bootstrap import bootstrap_band
+from torchstone.linalg.checkpoint import digest
 from torchstone.linalg.eigen import Eigenpairs
+from torchstone.linalg.finished_runs import FinishedRuns
 from torchstone.linalg.function_trace import FunctionTrace
 from torchstone.linalg.known_space import KnownSpace
 from torchstone.linalg.lanczos_columns import Tridiagonal, lanczos_columns
@@ -197,6 +200,7 @@ def lanczos_quadrature(
     generator: torch.Generator,
     known: Eigenpairs | None = None,
     block: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> LanczosQuadrature:
     r"""Gauss rules for the spectral measures of random unit vectors v, by Lanczos with full reorthogonalisation.
 
@@ -220,10 +224,14 @@ def lanczos_quadrature(
         generator: Draws the vectors and the seed of the bootstrap.
         known: Eigenpairs of A, such as `top_eigenpairs` gives.
         block: Probes at once; by default as many as keep their bases within 2^24 numbers.
+        checkpoint: A file that keeps the finished probes of a long run. A run with the same arguments and generator goes
+            on from it to the same bits; it is deleted at the end.
 
     Raises:
-        SettingError: Not symmetric, a count too small, or known vectors that do not fit.
+        SettingError: Not symmetric, a count too small, known vectors that do not fit, or a checkpoint of another run.
         NumericalError: Products with NaN or Inf, or that are not symmetric.
+        FormatError: A damaged checkpoint.
+        OutputError: A checkpoint that cannot be written.
 
     >>> A = torch.diag(torch.arange(1.0, 101, dtype=torch.float64))
     >>> rules = lanczos_quadrature(A, probes=20, steps=10, generator=torch.Generator().manual_seed(0))
@@ -240,24 +248,35 @@ def lanczos_quadrature(
     if block is not None:
         require_at_least("block", block, 1)
     space = None if known is None else KnownSpace.of(A, known)
+    begun = digest(generator.get_state())
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     if probes >= A.shape[0] - (0 if space is None else len(space.values)):
         return exact_spectrum(A, steps, seed)
     target, atoms, products = A, torch.empty(0, dtype=torch.float64), 0
     at_once = block or max(1, _AT_ONCE // (A.shape[0] * min(steps, A.shape[0])))
-    fine, coarse, complete = [], [], []
+    held = "none" if known is None else digest(known.values)
+    kept = FinishedRuns(
+        checkpoint, A, {"probes": probes, "steps": steps, "block": at_once, "seed": begun, "known": held}
+    )
     for done in range(0, probes, at_once):
         starts = draw_probes(A, min(at_once, probes - done), generator)
         if space is not None:
             starts = space.project(space.project(starts))
-            if products == 0:
+            if done == 0:
                 target, atoms, products = space.complement(starts[:, 0]), space.values.double().cpu(), 1
-        for run in lanczos_columns(target, starts, steps):
-            count = len(run.diagonal)
-            products += count
-            complete.append(run.breakdown)
-            fine.append(_gauss_rule(run, count))
-            coarse.append(fine[-1] if run.breakdown else _gauss_rule(run, count // 2))
+        if done == 0 and kept.runs:
+            kept.require_of(target, starts[:, 0])
+        if done < len(kept.runs):  # drawn nevertheless, as what follows depends on it
+            continue
+        kept.add(lanczos_columns(target, starts, steps))
+    fine, coarse, complete = [], [], []
+    for run in kept.runs:
+        count = len(run.diagonal)
+        products += count
+        complete.append(run.breakdown)
+        fine.append(_gauss_rule(run, count))
+        coarse.append(fine[-1] if run.breakdown else _gauss_rule(run, count // 2))
+    kept.remove()
     rules = (*_padded(fine), *_padded(coarse), torch.tensor(complete))
     eps = torch.finfo(A.dtype).eps
     return LanczosQuadrature(A.shape[0], *rules, atoms, steps, products, False, eps, seed)
