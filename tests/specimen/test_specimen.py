@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchstone.errors import ObjectiveError, RaggedError, SettingError, SpecimenError
 from torchstone.objectives import CausalLM, Classification, Objective, Regression
+from torchstone.operators import ParameterSpace
 from torchstone.specimen import Specimen
 from torchstone.testing import dense_gradient, model_state, same_state
 
@@ -217,6 +218,48 @@ def diverged() -> nn.Module:
 def test_specimens_that_cannot_be_examined(make: Any, train: Any, words: str) -> None:
     with pytest.raises(SpecimenError, match=words):
         Specimen(make(), Classification(), train).prepared()
+
+
+class Altered(nn.Module):
+    """A dense layer whose outputs go through a function."""
+
+    def __init__(self, change: Any) -> None:
+        super().__init__()
+        self.layer, self.change = nn.Linear(4, 2).double(), change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (torch.detach, r"losses without a gradient. Take detach\(\)"),
+        (torch.no_grad()(lambda h: 2 * h), "losses without a gradient"),
+        (lambda h: torch.from_numpy(h.detach().numpy() + 1), "losses without a gradient"),
+        (lambda h: h.exp().mul_(2), r"in place that overwrites it \(.* output 0 of Exp"),
+    ],
+)
+def test_losses_that_autograd_cannot_differentiate(change: Any, words: str) -> None:
+    specimen = Specimen(Altered(change), Classification(), data(9)).prepared()
+    for _ in range(2):  # a refusal is not forgotten
+        with pytest.raises(SpecimenError, match=words):
+            ParameterSpace.of(specimen)
+    assert specimen.risk() > 0
+
+
+def test_a_gradient_in_a_later_batch_is_enough_and_is_not_counted() -> None:
+    class Switched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) if len(x) < 4 else x[:, :2]
+
+    specimen = Specimen(Switched(), Classification(), data(9), batch_size=4)
+    specimen.require_gradient()
+    assert (specimen.passes.forward, specimen.passes.backward) == (0, 0)
 
 
 @pytest.mark.parametrize(

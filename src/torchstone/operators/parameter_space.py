@@ -34,7 +34,7 @@ class ParameterSpace:
         """The trainable parameters of a specimen, or those of them that `names` lists, in the model's order.
 
         Raises:
-            SpecimenError: There is no trainable parameter, or a complex one.
+            SpecimenError: There is no trainable parameter, a complex one, or no gradient in any of them.
             SettingError: A name that is none of them.
         """
         trainable = specimen.trainable
@@ -60,6 +60,7 @@ class ParameterSpace:
                 f"complex {', '.join(imaginary[:3])}",
                 "Store real and imaginary parts as two parameters.",
             )
+        specimen.require_gradient()
         return cls(tuple(chosen), tuple(chosen.values()))
 
     @cached_property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -88,6 +88,31 @@ def check_model(model: nn.Module) -> None:
             f"NaN or infinite values in {', '.join(broken[:3])}{' and more' if len(broken) > 3 else ''}",
             "The training run diverged: load an earlier checkpoint, lower the learning rate or clip gradients.",
         )
+
+
+def check_gradient(losses: Iterable[Tensor], parameters: Sequence[nn.Parameter]) -> None:
+    """The loss of some batch must have a gradient in some parameter; batches are asked until one has.
+
+    Raises:
+        SpecimenError: None has one, or it cannot be computed.
+    """
+    attached = next((loss for loss in losses if loss.requires_grad), None)
+    if attached is None:
+        raise SpecimenError(
+            "The loss must depend on a trainable parameter in a way that autograd can follow",
+            "losses without a gradient",
+            "Take detach(), item(), NumPy and torch.no_grad() out of forward() and the objective.",
+        )
+    try:
+        torch.autograd.grad(attached, parameters, allow_unused=True)
+    except RuntimeError as error:
+        if "inplace" not in str(error):
+            raise
+        raise SpecimenError(
+            "forward() must leave alone what its gradient needs",
+            f"an operation in place that overwrites it ({str(error).split(' Hint:')[0].rstrip('.')})",
+            "Write h = h * 2 instead of h.mul_(2) or h *= 2, and the like.",
+        ) from error
 
 
 def check_split(

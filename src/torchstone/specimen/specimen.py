@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -17,14 +18,14 @@ from torchstone.batches import Batch
 from torchstone.errors import RaggedError, SettingError, SpecimenError, blaming
 from torchstone.objectives.base import Objective, one_per_example
 from torchstone.recipe import Recipe
-from torchstone.specimen.checks import check_kinds, check_model, check_split
+from torchstone.specimen.checks import check_gradient, check_kinds, check_model, check_split
 from torchstone.specimen.determinism import check_forward, couples_examples, freeze_data
 from torchstone.specimen.processes import Group, Processes
 from torchstone.specimen.protection import protect
 from torchstone.specimen.split import Split
 
 SPLITS = ("train", "test", "shifted")
-_CACHED = ("trainable", "device", "dtype")
+_CACHED = ("trainable", "device", "dtype", "_differentiable")
 
 
 @dataclass
@@ -257,6 +258,26 @@ class Specimen:
         if not parameters:
             return {}
         return dict(zip(parameters, self.mean_over(of_batch, split), strict=True))
+
+    def require_gradient(self) -> None:
+        """Refuse losses that autograd cannot differentiate in any trainable parameter; found out once, uncounted.
+
+        Raises:
+            SpecimenError: They are cut off from all of them, or an operation in place destroyed what is needed.
+        """
+        _ = self._differentiable
+
+    @functools.cached_property
+    def _differentiable(self) -> bool:
+        counted = copy.copy(self.passes)
+        # A compiled network is run as it was written, which compiles nothing for a single batch.
+        compiled = "torch._dynamo" in sys.modules
+        eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+        with self.measuring(), torch.enable_grad(), eager:
+            losses = (self.losses(self.forward(batch), batch).sum() for batch in self.batches())
+            check_gradient(losses, tuple(self.trainable.values()))
+        self.passes.forward, self.passes.backward = counted.forward, counted.backward
+        return True
 
     # -- getting ready ---------------------------------------------------------------------------------------------
 

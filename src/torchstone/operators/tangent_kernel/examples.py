@@ -105,5 +105,5 @@ class _Outputs(Objective):
             return pick_output(model(**batch))
         return pick_output(model(*batch) if isinstance(batch, tuple | list) else model(batch))
 
-    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        raise NotImplementedError  # nothing here asks for it
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
+        return outputs.reshape(len(outputs), -1).sum(1)  # something to differentiate
