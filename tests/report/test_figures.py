@@ -207,7 +207,14 @@ def test_very_many_named_rows_are_thinned_with_their_names():
 
 
 def test_fine_surfaces_have_contours_and_coarse_ones_cells(kinds):
-    assert draw(kinds["surface"])["data"][0]["type"] == "contour"
+    drawn = draw(kinds["surface"])
+    assert drawn["data"][0]["type"] == "contour"
+    [menu] = drawn["layout"]["updatemenus"]
+    flat, relief = (button["args"] for button in menu["buttons"])
+    assert (flat[0]["type"][0], relief[0]["type"][0]) == ("contour", "surface")
+    assert len(relief[0]["visible"]) == len(drawn["data"])
+    assert relief[0]["visible"][1:] == [False] * (len(drawn["data"]) - 1)  # paths lie on the map
+    assert "updatemenus" not in draw(kinds["cells"])["layout"]
     (cells,) = draw(kinds["cells"])["data"]
     assert cells["type"] == "heatmap"
     assert cells["z"] == [[50, 2, 1], [0, 47, 3], [4, 0, 44]]

@@ -1,4 +1,4 @@
-"""A function on a grid, as a map of colours with contour lines where the grid is fine enough."""
+"""A function on a grid, as a map of colours, and where the grid is fine enough with contour lines and as a relief."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torchstone.report.figures.frame import (
     short,
     shorts,
 )
-from torchstone.report.palette import SEQUENTIAL
+from torchstone.report.palette import GRID_LIGHT, INK_LIGHT, PAPER_LIGHT, SEQUENTIAL
 from torchstone.report.resolution import Resolution
 
 _CONTOURS_FROM = 12  # grid lines on both axes; coarser grids show their cells
 
 
 def surface(detail: Surface, resolution: Resolution) -> Figure:
-    """Heat map or filled contours; a logarithmic height is shown as its decimal logarithm."""
+    """Heat map, or contours with a button for a relief; a logarithmic height is shown as its decimal logarithm."""
     rows, columns = thin(len(detail.y), resolution.grid), thin(len(detail.x), resolution.grid)
     z_log = can_be_log(detail.z_axis, *detail.z)
     x_log, y_log = can_be_log(detail.x_axis, detail.x), can_be_log(detail.y_axis, detail.y)
@@ -65,7 +65,50 @@ def surface(detail: Surface, resolution: Resolution) -> Figure:
         trace["text"] = [[for_plot(name, 40)] * len(columns) for name in names]
         trace["hovertemplate"] = "%{text}, x %{x:.4g}: %{z:.4g}<extra></extra>"
     height = max(180, min(640, 90 + 22 * len(rows))) if detail.rows else 380
-    return {"data": [trace, *paths], "layout": frame(x_axis, y_axis) | {"height": height}}
+    layout = frame(x_axis, y_axis) | {"height": height}
+    if fine:
+        layout |= _relief(x_axis, y_axis, trace["colorbar"]["title"]["text"], len(paths))
+    return {"data": [trace, *paths], "layout": layout}
+
+
+def _relief(x_axis: Figure, y_axis: Figure, height: str, paths: int) -> dict[str, Any]:
+    """Buttons that turn the map into a relief, without its paths, and back."""
+    kept = ("type", "tickmode", "tickvals", "ticktext", "exponentformat")
+    axes = {
+        f"{letter}axis": {"title": {"text": own["title"]["text"]}, "gridcolor": GRID_LIGHT, "nticks": 5}
+        | {key: own[key] for key in kept if key in own}
+        for letter, own in (("x", x_axis), ("y", y_axis), ("z", {"title": {"text": height}}))
+    }
+    show = lambda label, kind, flat: {
+        "label": label,
+        "method": "update",
+        "args": [
+            {"type": [kind, *["scatter"] * paths], "visible": [True, *[flat] * paths], "showscale": flat},
+            {"xaxis.visible": flat, "yaxis.visible": flat},
+        ],
+    }
+    return {
+        "margin": {"l": 8, "r": 12, "t": 40, "b": 8},
+        "scene": axes
+        | {"aspectmode": "manual", "aspectratio": {"x": 1.3, "y": 1.3, "z": 0.8}}
+        | {"camera": {"eye": {"x": 1.5, "y": -1.5, "z": 1.1}, "center": {"x": 0, "y": 0, "z": -0.2}}},
+        "updatemenus": [
+            {
+                "type": "buttons",
+                "direction": "right",
+                "x": 0,
+                "xanchor": "left",
+                "y": 1.02,
+                "yanchor": "bottom",
+                "pad": {"t": 0, "b": 4, "l": 0, "r": 0},
+                "showactive": True,
+                "font": {"color": INK_LIGHT, "size": 12},
+                "bgcolor": PAPER_LIGHT,
+                "bordercolor": GRID_LIGHT,
+                "buttons": [show("map", "contour", True), show("relief", "surface", False)],
+            }
+        ],
+    }
 
 
 def _path(path: Line, resolution: Resolution, x_log: bool, y_log: bool) -> list[dict[str, Any]]:
