@@ -36,7 +36,7 @@ def counterexample(scale: Scale, generator: torch.Generator) -> Evidence:
 
 def experiment(scale: Scale, generator: torch.Generator, linear: bool) -> Evidence:
     """Twin networks and the control of linear growth, by the same code."""
-    examples = 400 if scale is Scale.QUICK else 1200
+    examples = 200 if scale is Scale.QUICK else 1200
     network = twins(examples, generator, linear)
     control = twins(examples, generator, linear=True)
     law, steady = exponent(network), exponent(control)
