@@ -349,6 +349,43 @@ def test_impossible_data_are_refused(rows, batch_size, message):
             generator=generator())  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"y": Y + 1}, "IndexError: Target 3 is out of bounds.*range of labels"),
+        ({"x": X.double()}, "failed on 16 examples at step 1"),
+        ({"x": X[:97], "y": Y[:97]}, "failed on 1 example at step 7.*leaves none over"),
+    ],
+)
+def test_what_fails_in_the_users_code_is_told_in_words(changed: dict[str, Tensor], message: str):
+    data: dict[str, Any] = {"x": X, "y": Y, **changed}
+    with pytest.raises(ObjectiveError, match=f"(?s){message}"):
+        fit(
+            noisy_network(7),
+            cross_entropy,
+            **data,
+            optimizer=sgd(0.1),
+            batch_size=16,
+            epochs=1,
+            generator=generator(),
+        )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"optimizer": torch.optim.LBFGS}, "one gradient"),
+        ({"scheduler": lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o)}, "number of updates"),
+        ({"model": noisy_network(7).requires_grad_(False)}, "all of them are frozen"),
+        ({"x": X.tolist()}, "must be tensors"),
+    ],
+)
+def test_settings_that_cannot_train_are_refused(changed: dict[str, Any], message: str):
+    settings: dict[str, Any] = {"model": noisy_network(7), "x": X, "y": Y, "optimizer": sgd(0.1), **changed}
+    with pytest.raises(SettingError, match=message):
+        fit(losses=cross_entropy, batch_size=16, epochs=1, generator=generator(), **settings)
+
+
 def test_a_mean_loss_is_refused():
     with pytest.raises(ObjectiveError, match=r"one number per example, shape \(16,\)"):
         fit(noisy_network(0), lambda m, x, y: cross_entropy(m, x, y).mean(), X, Y, optimizer=sgd(0.1), batch_size=16,

@@ -13,7 +13,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from torchstone.errors import FormatError, NumericalError, OutputError, ProcessError, SettingError
+from torchstone.errors import (
+    FormatError,
+    NumericalError,
+    ObjectiveError,
+    OutputError,
+    ProcessError,
+    SettingError,
+)
 from torchstone.specimens.networks import mlp
 from torchstone.training.evaluation import cross_entropy, misclassified
 from torchstone.training.fit import Epoch, History, fit
@@ -186,7 +193,7 @@ def together(processes: Any, norm: bool = False, count: int = 83) -> tuple[nn.Mo
 def refused(call: Any) -> str:
     try:
         call()
-    except (ProcessError, NumericalError, ValueError) as error:
+    except (ProcessError, NumericalError, ObjectiveError) as error:
         return str(error)
     return "nothing"
 

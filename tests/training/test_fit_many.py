@@ -472,6 +472,8 @@ def test_evaluation_equals_that_of_each_member() -> None:
         ({"weight_decay": [0.1, 0.2], "optimizer": sgd(weight_decay=0.1)}, "own must be 0"),
         ({"lr_factors": [1.0, 0.2], "optimizer": lambda p: torch.optim.Rprop(p)}, "proportional"),
         ({"on_epoch": lambda _: {"error": torch.zeros(())}}, "one number for each of 2"),
+        ({"x": [[0.0] * 6] * 75}, "must be tensors"),
+        ({"optimizer": torch.optim.SGD(dense(0).parameters(), lr=0.1)}, "function of the parameters"),
     ],
 )
 def test_mistakes_get_words(settings: dict[str, Any], message: str) -> None:
@@ -488,6 +490,26 @@ def test_mistakes_get_words(settings: dict[str, Any], message: str) -> None:
     }
     with pytest.raises(SettingError, match=message):
         fit_many(**{**given, **settings})
+
+
+def test_a_single_example_left_over_for_batch_normalisation_is_told_in_words() -> None:
+    x, y = data(33)
+    models = [dense(k, nn.BatchNorm1d(16)) for k in range(2)]
+    with pytest.raises(ObjectiveError, match="failed on 1 example at step 3"):
+        fit_many(
+            *(models, cross_entropy, x, y),
+            optimizer=sgd(), batch_size=16, generators=generators(range(2)), epochs=1,
+        )  # fmt: skip
+
+
+def test_an_optimizer_that_refuses_stacks_trains_one_by_one() -> None:
+    models, (x, y) = [nn.Sequential(nn.Linear(6, 3, bias=False)) for _ in range(2)], data()
+    run = fit_many(
+        *(models, cross_entropy, x, y),
+        optimizer=lambda p: torch.optim.Muon(p), batch_size=16, generators=generators(range(2)), epochs=1,
+    )  # fmt: skip
+    assert run.way == "one by one"
+    assert "does not take stacked parameters" in run.reason
 
 
 def test_a_loss_that_is_already_averaged_is_refused() -> None:

@@ -13,6 +13,7 @@ from torchstone.training.ensemble import Ensemble
 from torchstone.training.job import Job
 from torchstone.training.member_steps import MemberSteps
 from torchstone.training.order import EpochOrder, seeded_epoch
+from torchstone.training.presentation import failure
 from torchstone.training.stack import Stack
 from torchstone.training.ways import Present, Way
 
@@ -92,7 +93,11 @@ class _Loop:
     def _step(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """One update of every member; the batch's losses and notes."""
         x, y = self._job.data.batch(self._members, rows)
-        values, penalty, note = self._present(self._stack.parameters, self._stack.buffers, x, y)
+        try:
+            values, penalty, note = self._present(self._stack.parameters, self._stack.buffers, x, y)
+        except Exception as error:  # noqa: BLE001 - raised below in words
+            told = failure(error, rows.shape[1], self.done + 1)
+            raise told from told.__cause__
         risk = values.mean(1)
         (risk if self._job.penalty is None else risk + penalty).sum().backward()
         self._steps.step()

@@ -117,6 +117,10 @@ def check_pairs(x: Tensor, y: Tensor, batch_size: int) -> None:
     Raises:
         SettingError: They do not.
     """
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        raise SettingError(
+            "x and y must be tensors", f"{type(x).__name__} and {type(y).__name__}", "Use torch.as_tensor."
+        )
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
         raise SettingError(
             "x and y must hold the same number of examples, at least one",

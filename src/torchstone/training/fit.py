@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from torchstone.errors import NumericalError, SettingError
 from torchstone.linalg.checkpoint import Checkpoint
@@ -142,8 +142,8 @@ def fit(
         The series, how the run ended, and the states that were kept.
 
     Raises:
-        SettingError: No examples, not exactly one of `epochs` and `steps`, or series that skip epochs.
-        ObjectiveError: `losses` does not return one number per example.
+        SettingError: No examples, nothing to train, not exactly one of `epochs` and `steps`, or series that skip epochs.
+        ObjectiveError: `losses` fails, or does not return one number per example.
         ProcessError: The processes start from different weights, data or generators.
         FormatError: The checkpoint is damaged.
         OutputError: The checkpoint cannot be written.
@@ -170,6 +170,12 @@ def fit(
     optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(model.parameters())
     if scheduler is not None and not isinstance(scheduler, LRScheduler):
         scheduler = scheduler(optimizer)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise SettingError(
+            "scheduler must be a function of the number of updates",
+            "ReduceLROnPlateau",
+            "Step it in on_epoch with the number that it watches.",
+        )
     stepper = Stepper(Presentation(model, losses, penalty, ledger), optimizer, ranks, autocast)
     kept = Snapshots(model, keep_trajectory, budget)
     state = RunState(model, optimizer, scheduler, stepper.scaler, generator, kept)

@@ -149,7 +149,7 @@ def fit_many(
     Raises:
         SettingError: Members of different shapes, rows out of range, sizes that do not pair up, a budget that is not
             positive, or not exactly one of `epochs` and `steps`.
-        ObjectiveError: `losses` does not return one number per example.
+        ObjectiveError: `losses` fails, or does not return one number per example.
 
     Source: Wilson, Ghanem, Hutter & Tabor 2022 and PyTorch's `torch.func` for training ensembles by vmap.
 
@@ -174,6 +174,12 @@ def fit_many(
             f"fit_many needs one generator for each of {members} models, a batch_size and a memory_budget of at least 1",
             f"{len(generators)} generators, batch_size={batch_size}, memory_budget={memory_budget}",
             "Pass [torch.Generator().manual_seed(k) for k in range(members)].",
+        )
+    if not callable(optimizer):
+        raise SettingError(
+            "optimizer must be a function of the parameters that makes an optimiser",
+            type(optimizer).__name__,
+            "Pass lambda parameters: torch.optim.SGD(parameters, lr=0.1).",
         )
     budgets = [updates(epochs, steps, len(some), batch_size) for some in data.rows]
     job = Job(

@@ -40,6 +40,11 @@ class MemberData:
         Raises:
             SettingError: It does not; what came is named.
         """
+        strange = [leaf for tree in (x, y) for leaf in tree_leaves(tree) if not isinstance(leaf, Tensor)]
+        if strange:
+            raise SettingError(
+                "x and y must be tensors, or trees of them", type(strange[0]).__name__, "Use torch.as_tensor."
+            )
         sizes = {len(leaf) if leaf.ndim else 0 for tree in (x, y) for leaf in tree_leaves(tree)}
         if len(sizes) != 1 or 0 in sizes:
             raise SettingError(

@@ -6,12 +6,29 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from torchstone.errors import ObjectiveError, TorchstoneError
 from torchstone.training.evaluation import PerExample, one_per_example
 
 Penalty = Callable[[nn.Module], Tensor]
 """From a network to one number that is added to the mean loss, for example a multiple of a norm."""
+
+
+def failure(error: Exception, count: int, step: int) -> Exception:
+    """What the user's network or losses raised, in words; memory that runs out stays what it is."""
+    if isinstance(error, TorchstoneError | MemoryError | torch.OutOfMemoryError):
+        return error
+    told = ObjectiveError(
+        f"losses(model, x, y) must work on every batch; it failed on {count} example{'s'[: count != 1]} at step {step}",
+        f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}",
+        "Batch normalisation cannot train on one example: choose a batch size that leaves none over."
+        if count == 1
+        else "Call it on such a batch by itself; look at the shapes and types of x and y and at the range of labels.",
+    )
+    told.__cause__ = error
+    return told
 
 
 class Presentation(nn.Module):

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from torchstone.errors import NumericalError, SettingError
 from torchstone.training.data_parallel import Ranks
-from torchstone.training.presentation import Presentation
+from torchstone.training.presentation import Presentation, failure
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -27,7 +27,7 @@ class Stepper:
         autocast: Type of the forward pass; None for the parameters' own. float16 scales the loss.
 
     Raises:
-        SettingError: Another type.
+        SettingError: Another type, an optimiser that wants to call the loss itself, or nothing to train.
     """
 
     def __init__(
@@ -42,6 +42,14 @@ class Stepper:
                 "autocast must be torch.bfloat16 or torch.float16, or None",
                 str(autocast),
                 "Use torch.bfloat16 where the device has it.",
+            )
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise SettingError("The optimizer must step from one gradient", "LBFGS", "Use SGD or Adam.")
+        if not any(p.requires_grad for group in optimizer.param_groups for p in group["params"]):
+            raise SettingError(
+                "The optimizer needs a parameter that requires a gradient",
+                "all of them are frozen",
+                "Call requires_grad_() on what is to be trained.",
             )
         self._presentation, self._optimizer = presentation, optimizer
         self.notes = presentation.notes
@@ -66,19 +74,17 @@ class Stepper:
             NumericalError: The loss is not finite.
         """
         self._forget_gradients()
-        total, values, penalty, note, failure = 0.0, None, None, None, None
+        total, values, penalty, note, failed = 0.0, None, None, None, None
         if len(x):
             try:
                 with self._precision(x.device):
                     values, penalty, note = self._presentation.forward(x, y, len(x))
                 total = values.detach().sum(dtype=torch.float64).item()
-            except Exception as error:
-                if self._ranks.alone:
-                    raise
-                failure, total = error, math.nan
+            except Exception as error:  # noqa: BLE001 - the other processes must hear of it before it is raised
+                failed, total = failure(error, len(x), number), math.nan
         total = self._ranks.summed(total)
-        if failure is not None:
-            raise failure
+        if failed is not None:
+            raise failed
         if not math.isfinite(total):
             raise NumericalError(
                 f"The loss must stay finite; it did not at step {number}",

@@ -88,7 +88,10 @@ def way_of(job: Job) -> tuple[Way | None, str]:
     """
     if not any(p.requires_grad for p in job.models[0].parameters()):
         return None, "the network has no trainable parameters"
-    optimizer = job.optimizer(_pair(job).leaves)
+    try:
+        optimizer = job.optimizer(_pair(job).leaves)
+    except (TypeError, ValueError, RuntimeError) as error:
+        return None, f"the optimizer does not take stacked parameters: {error}"
     if type(optimizer) not in ELEMENTWISE:
         return None, f"{type(optimizer).__name__} is not known to move every coordinate by itself"
     try:
@@ -134,20 +137,24 @@ def _same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
     if found.keys() != expected.keys():
         return False
     sizes = {
-        name: float(value.double().abs().nan_to_num(0, 0, 0).amax())
+        name: float(_wide(value).abs().nan_to_num(0, 0, 0).amax())
         for name, value in expected.items()
         if value.numel()
     }
     steepest = max((size for name, size in sizes.items() if name.startswith("gradient of ")), default=0.0)
+    rounding = torch.finfo(expected["losses"].dtype).eps ** 0.5
     return all(
         torch.allclose(
-            found[name].double().expand_as(value),
-            value.double(),
+            _wide(found[name]).expand_as(value),
+            _wide(value),
             rtol=0,
-            atol=torch.finfo(expected["losses"].dtype).eps ** 0.5
-            * (steepest if name.startswith("gradient of ") else sizes[name]),
+            atol=rounding * (steepest if name.startswith("gradient of ") else sizes[name]),
             equal_nan=True,
         )
         for name, value in expected.items()
         if value.numel()
     )
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.to(torch.complex128 if value.is_complex() else torch.float64)
