@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -495,8 +496,9 @@ def test_language_models_are_exact_where_affordable_and_sampled_where_not() -> N
     exact = gauss_newton_trace(specimen, max_columns=100, generator=generator(2))
     assert exact.columns == 66
     assert exact.by_sample == {}
-    sampled = gauss_newton_trace(specimen, max_columns=65, samples=2000, generator=generator(2))
-    assert sampled.columns == 2000
+    copies = Specimen(specimen.model, CausalLM(), data.repeat(20, 1), batch_size=60)  # 20 draws in one
+    sampled = gauss_newton_trace(copies, max_columns=65, samples=100, generator=generator(2))
+    assert sampled.columns == 100
     for name, values in expected.items():
         torch.testing.assert_close(exact.by_example[name], values, rtol=1e-9, atol=1e-12)
         error = sampled.variance(name) ** 0.5
@@ -528,10 +530,16 @@ def test_large_loss_hessians_add_up_from_their_columns(kind: str) -> None:
         loss = lambda f, one=one: objective.losses(f.reshape(1, *shape[1:]), one).sum()
         expected: Any = torch.autograd.functional.hessian(loss, outputs[n].reshape(-1))
         torch.testing.assert_close(total[n], expected, rtol=1e-9, atol=1e-12)
+    copies = dataclasses.replace(  # of every example, so that one call draws a thousand times
+        found,
+        vectors=found.vectors.repeat_interleave(1000, 0),
+        signs=found.signs.repeat_interleave(1000, 0),
+        shape=(3000, *shape[1:]),
+    )
     draws, seed = torch.zeros_like(total), generator(6)
-    for _ in range(20_000):
-        rows = found.sample(seed)[0].flatten(1)
-        draws += rows[:, :, None] * rows[:, None, :] / 20_000
+    for _ in range(20):
+        rows = copies.sample(seed)[0].reshape(3, 1000, -1)
+        draws += rows.mT @ rows / 20_000
     assert float((draws - total).norm() / total.norm()) < 0.15
     trace = lambda matrices: matrices.diagonal(dim1=1, dim2=2).sum(1)
     torch.testing.assert_close(trace(draws), trace(total), rtol=0.02, atol=0.0)
