@@ -313,7 +313,10 @@ def test_judgement() -> None:
     assert "25%" in verdict(0.21).threshold
     assert "Cover & Hart 1967" in verdict(0.21).source
     unclear = Estimate(0.3, 0.1, 0.5)
-    assert judge(budget(Estimate(0.1, 0.0, 0.1), exact(0.0), unclear), unclear, 0.8).level is Level.GOOD
+    wide = judge(budget(Estimate(0.1, 0.0, 0.1), exact(0.0), unclear), unclear, 0.8)
+    assert (wide.level, "between none and 0.5" in wide.reason) == (Level.INFORMATIVE, True)
+    narrow = Estimate(0.15, 0.09, 0.2)
+    assert judge(budget(Estimate(0.1, 0.05, 0.1), exact(0.0), narrow), narrow, 0.8).level is Level.GOOD
     unknown = judge(budget(exact(0.0), exact(0.0), exact(0.5)), exact(0.5), None, bracketed=False)
     assert unknown.level is Level.INFORMATIVE
     moved = budget(exact(0.0), exact(0.0), exact(0.5), exact(0.6))

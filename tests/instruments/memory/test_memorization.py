@@ -119,7 +119,7 @@ def test_what_it_cannot_do_it_says(recipe: dict[str, Any], reason: str) -> None:
 
 def test_the_jackknife_covers_the_mean_score() -> None:
     """Networks of varying skill: the share of right answers outside of its subset differs between networks."""
-    covered, trials, generator = 0, 400, torch.Generator().manual_seed(0)
+    covered, trials, generator = 0, 200, torch.Generator().manual_seed(0)
     for _ in range(trials):
         included = torch.zeros(16, 60, dtype=torch.bool)
         included.scatter_(1, balanced_subsets(60, 16, 0.7, generator), True)
@@ -128,12 +128,12 @@ def test_the_jackknife_covers_the_mean_score() -> None:
         found = over_networks(correct, included)
         assert found is not None
         covered += found.low <= 0.4 <= found.high
-    assert 0.92 <= covered / trials <= 0.985
+    assert 0.904 <= covered / trials <= 0.996  # 95% within three standard errors
 
 
 def test_verdicts() -> None:
-    assert judge(0.051).level is Level.ATTENTION
-    assert judge(0.05).level is Level.INFORMATIVE
+    assert judge(0.09, 0.051).level is Level.ATTENTION
+    assert judge(0.09, 0.05).level is Level.INFORMATIVE
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def judge(parts: Budget, test: Estimate, trivial: float | None, bracketed: bool 
 
     Returns:
         Good without avoidable error beyond doubt, poor where it exceeds a quarter of the trivial error; informative where
-        no avoidable error can be told from an irreducible one.
+        no avoidable error can be told from an irreducible one, or more than that quarter might be avoidable.
     """
     threshold = (
         f"avoidable error, beyond sampling error, below {POOR_SHARE:.0%} of the best constant prediction's"
@@ -138,6 +138,12 @@ def judge(parts: Budget, test: Estimate, trivial: float | None, bracketed: bool 
     if avoidable <= 0:
         if not bracketed:
             reason = "how much of the error is irreducible is unknown"
+            return Verdict(Level.INFORMATIVE, reason, threshold, source)
+        most = test.high - parts.irreducible.low
+        if trivial and most > POOR_SHARE * trivial:
+            reason = (
+                f"not to be told on these data: between none and {most:.3g} of the error could be avoided"
+            )
             return Verdict(Level.INFORMATIVE, reason, threshold, source)
         return Verdict(Level.GOOD, "no avoidable error beyond doubt", threshold, source)
     named = ("fitting", "estimation", "shift") if bracketed else ("shift",)
