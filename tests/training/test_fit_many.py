@@ -472,6 +472,7 @@ def test_evaluation_equals_that_of_each_member() -> None:
         ({"weight_decay": [0.1, 0.2], "optimizer": sgd(weight_decay=0.1)}, "own must be 0"),
         ({"lr_factors": [1.0, 0.2], "optimizer": lambda p: torch.optim.Rprop(p)}, "proportional"),
         ({"on_epoch": lambda _: {"error": torch.zeros(())}}, "one number for each of 2"),
+        ({"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau}, "number of updates"),
         ({"x": [[0.0] * 6] * 75}, "must be tensors"),
         ({"optimizer": torch.optim.SGD(dense(0).parameters(), lr=0.1)}, "function of the parameters"),
     ],

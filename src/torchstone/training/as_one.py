@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torchstone.training.chunks import Chunk
 from torchstone.training.ensemble import Ensemble
+from torchstone.training.fit import scheduled
 from torchstone.training.job import Job
 from torchstone.training.member_steps import MemberSteps
 from torchstone.training.order import EpochOrder, seeded_epoch
@@ -36,7 +37,7 @@ def train_as_one(job: Job, members: Tensor, way: Way) -> Chunk:
         stack,
         way(job, template),
         MemberSteps(optimizer, *(_of(values, members) for values in (job.lr_factors, job.weight_decay))),
-        job.scheduler(optimizer) if job.scheduler is not None else None,
+        scheduled(job.scheduler, optimizer),
     )
     series: dict[str, list[Tensor]] = {}
     notes: list[Tensor] = []

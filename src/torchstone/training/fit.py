@@ -168,14 +168,7 @@ def fit(
     identity = fingerprint(model, x, y, generator) if checkpoint is not None or not ranks.alone else {}
     ranks.check_equal("weights, data and generator", str(sorted(identity.items())))
     optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(model.parameters())
-    if scheduler is not None and not isinstance(scheduler, LRScheduler):
-        scheduler = scheduler(optimizer)
-    if isinstance(scheduler, ReduceLROnPlateau):
-        raise SettingError(
-            "scheduler must be a function of the number of updates",
-            "ReduceLROnPlateau",
-            "Step it in on_epoch with the number that it watches.",
-        )
+    scheduler = scheduled(scheduler, optimizer)
     stepper = Stepper(Presentation(model, losses, penalty, ledger), optimizer, ranks, autocast)
     kept = Snapshots(model, keep_trajectory, budget)
     state = RunState(model, optimizer, scheduler, stepper.scaler, generator, kept)
@@ -266,6 +259,25 @@ def _extended(
         )
     values = {"train_loss": epoch.train_loss, **{name: float(value) for name, value in more.items()}}
     return {name: (*series.get(name, ()), value) for name, value in values.items()}
+
+
+def scheduled(
+    scheduler: LRScheduler | Callable[[Optimizer], LRScheduler] | None, optimizer: Optimizer
+) -> LRScheduler | None:
+    """The schedule, made if need be.
+
+    Raises:
+        SettingError: It wants to be told a number at each step.
+    """
+    if scheduler is not None and not isinstance(scheduler, LRScheduler):
+        scheduler = scheduler(optimizer)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise SettingError(
+            "scheduler must be a function of the number of updates",
+            "ReduceLROnPlateau",
+            "Step it in on_epoch with the number that it watches.",
+        )
+    return scheduler
 
 
 def updates(epochs: int | None, steps: int | None, count: int, batch_size: int) -> int:
