@@ -209,7 +209,7 @@ def test_drawn_labels_are_unbiased_with_the_variance_that_is_said() -> None:
     """(s . u)^2 over draws, for fixed directions u in the outputs."""
     outputs, u = 2 * randn(4, 5), randn(4, 5, seed=1)
     specimen = Specimen(nn.Identity(), Classification(), (outputs, torch.tensor([0, 1, 2, 3])))
-    count = 20_000
+    count = 5_000
     drawn, _ = OfLabels(count, 7).of(specimen, outputs, (outputs, torch.tensor([0, 1, 2, 3])), 0)
     forms = count * (drawn * u).sum(2).square()
     p = outputs.softmax(1)
@@ -217,7 +217,7 @@ def test_drawn_labels_are_unbiased_with_the_variance_that_is_said() -> None:
     mean = (p * squares).sum(1)
     variance = (p * squares.square()).sum(1) - mean.square()
     assert bool(((forms.mean(0) - mean).abs() < 4 * (variance / count).sqrt()).all())
-    torch.testing.assert_close(forms.var(0), variance, rtol=0.1, atol=0)
+    torch.testing.assert_close(forms.var(0), variance, rtol=0.2, atol=0)
 
 
 def test_sampled_is_one_matrix_whatever_the_batches(awkward: Any, make_case: Callable[..., Any]) -> None:

@@ -215,12 +215,12 @@ def test_kernels_are_those_of_the_jacobian(name: str) -> None:
 @pytest.mark.parametrize("name", ["mlp", "convolution", "few pixels, many channels", "lstm", "bilinear"])
 def test_the_budget_is_kept_and_changes_nothing(name: str) -> None:
     make, shape, _ = NETWORKS[name]
-    model, x = randomised(make()), randn(9, *shape, seed=7)
-    other = randn(4, *shape, seed=8)
-    for second in (None, other):
+    model, x = randomised(make()), randn(5, *shape, seed=7)
+    other = randn(3, *shape, seed=8)
+    for second, factors in ((None, (1, 4)), (other, (2,))):
         whole = ntk(model, x, second)
         least = ntk_plan(model, x, second).least_bytes
-        for budget in (least, 2 * least, 4 * least):
+        for budget in [factor * least for factor in factors]:
             plan = ntk_plan(model, x, second, memory_bytes=budget)
             assert plan.peak_bytes <= budget
             with Peak() as peak:
