@@ -238,9 +238,9 @@ def test_few_examples_leave_the_noise_of_a_regression_unknown() -> None:
 
 
 def test_intervals_hold_jointly() -> None:
-    """200 draws from known laws: test error and all four parts at once, at the nominal 95%."""
+    """100 draws from known laws: test error and all four parts at once, at the nominal 95%."""
     held = 0
-    for seed in range(200):
+    for seed in range(100):
         specimen = Specimen(
             bayes(shift=0.5),
             Classification(),
@@ -262,7 +262,7 @@ def test_intervals_hold_jointly() -> None:
         held += bar.low <= test <= bar.high and all(
             parts[name][1] <= truth <= parts[name][2] for name, truth in truths.items()
         )
-    assert stats.binomtest(held, 200, 0.95, alternative="less").pvalue > 0.01
+    assert stats.binomtest(held, 100, 0.95, alternative="less").pvalue > 0.01
 
 
 def test_the_arithmetic() -> None:
