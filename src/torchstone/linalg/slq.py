@@ -224,8 +224,8 @@ def lanczos_quadrature(
         generator: Draws the vectors and the seed of the bootstrap.
         known: Eigenpairs of A, such as `top_eigenpairs` gives.
         block: Probes at once; by default as many as keep their bases within 2^24 numbers.
-        checkpoint: A file that keeps the finished probes of a long run. A run with the same arguments and generator goes
-            on from it to the same bits; it is deleted at the end.
+        checkpoint: A file that keeps the finished probes of a long run, `block` more at a time. A run with the same
+            arguments and generator goes on from it to the same bits; it is deleted at the end.
 
     Raises:
         SettingError: Not symmetric, a count too small, known vectors that do not fit, or a checkpoint of another run.
