@@ -28,11 +28,15 @@ class Plane:
 
 @dataclass(frozen=True)
 class GridLosses:
-    """Risks on a grid: `risks[i, j]` at b = `second[i]` and a = `first[j]`, each evenly spaced."""
+    """Risks on a grid: `risks[i, j]` at b = `second[i]` and a = `first[j]`, each evenly spaced.
+
+    `rounding` is how far a risk may be off, relative to its size: `torch.finfo(dtype).eps` of the network's type.
+    """
 
     first: tuple[float, ...]
     second: tuple[float, ...]
     risks: Tensor
+    rounding: float = torch.finfo(torch.float64).eps
 
     def __post_init__(self) -> None:
         if self.risks.shape != (len(self.second), len(self.first)) or min(self.risks.shape) < 3:
@@ -43,9 +47,12 @@ class GridLosses:
             )
 
     @classmethod
-    def of(cls, first: list[float], second: list[float], risks: Tensor) -> GridLosses:
-        """From risks in the order of `grid_places`."""
-        return cls(tuple(first), tuple(second), risks.reshape(len(second), len(first)))
+    def of(
+        cls, first: list[float], second: list[float], risks: Tensor, dtype: torch.dtype = torch.float64
+    ) -> GridLosses:
+        """From risks in the order of `grid_places`, computed in `dtype`."""
+        grid = risks.reshape(len(second), len(first))
+        return cls(tuple(first), tuple(second), grid, torch.finfo(dtype).eps)
 
     @cached_property
     def minimum(self) -> tuple[float, float, float]:
@@ -75,19 +82,24 @@ class GridLosses:
     @cached_property
     def convex_share(self) -> float:
         """Share of inner grid points whose plane Hessian has no negative eigenvalue beyond rounding."""
-        scale = self.eigenvalues[self.eigenvalues.isfinite()].abs()
-        slack = 1e-6 * float(scale.max()) if scale.numel() else 0.0
-        return float((self.eigenvalues[..., 0] >= -slack).double().mean())
+        return float((self.eigenvalues[..., 0] >= -self._slack).double().mean())
+
+    @cached_property
+    def _slack(self) -> Tensor:
+        """How far rounding may move an eigenvalue: four risks, each off by its rounding, over a squared spacing."""
+        spacing = min(self.first[1] - self.first[0], self.second[1] - self.second[0])
+        largest = torch.nn.functional.max_pool2d(self.risks.abs()[None, None], 3, stride=1)[0, 0]
+        return 4 * self.rounding * largest / spacing**2
 
     @cached_property
     def curvature_ratio(self) -> Tensor:
-        """|smallest / largest| eigenvalue of the plane's Hessian where the smallest is negative, else 0.
+        """|smallest / largest| eigenvalue of the plane's Hessian where the smallest is negative beyond rounding, else 0.
 
         Source: Li et al. 2018, section 6, there with the eigenvalues of the whole Hessian; those of a plane lie between
         them, so that negative curvature seen here is there too, and the other way round it need not be.
         """
         low, high = self.eigenvalues.unbind(-1)
-        return torch.where(low < 0, (low / high).abs(), torch.zeros_like(low))
+        return torch.where(low < -self._slack, (low / high).abs(), torch.zeros_like(low))
 
 
 def grid_places(first: list[float], second: list[float]) -> list[tuple[float, float]]:

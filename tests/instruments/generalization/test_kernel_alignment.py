@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torchstone import Recipe, Specimen
 from torchstone.details import Curve, Scalars, Table
 from torchstone.errors import SettingError
-from torchstone.instruments.generalization.kernel_alignment import KernelAlignment, judge
+from torchstone.instruments.generalization.kernel_alignment import KernelAlignment, Spectral, judge
 from torchstone.instruments.measurement import measure
-from torchstone.kernels import unbiased_linear_cka
+from torchstone.kernels import unbiased_hsic, unbiased_linear_cka
 from torchstone.objectives import CausalLM, Classification, Regression
+from torchstone.operators import ntk
 from torchstone.reading import Level, Reading
 from torchstone.testing.networks import LanguageModel
 from torchstone.workbench import Workbench
@@ -96,7 +97,7 @@ def test_initial_weights_that_do_not_fit_are_said() -> None:
     x, labels = clusters(30)
     state = {"0.weight": torch.zeros(2, 2)}
     reading = read(Specimen(dense(), Classification(), (x, labels), recipe=Recipe(initial_state=state)))
-    assert any("do not fit the network (0.weight)" in note for note in reading.notes)
+    assert any("initial_state does not fit the network (0.weight)" in note for note in reading.notes)
     assert any(
         "Recipe(initial_state=...)" in note
         for note in read(Specimen(dense(), Classification(), (x, labels))).notes
@@ -114,15 +115,28 @@ def test_labels_without_a_pattern_deserve_attention() -> None:
 
 
 def test_the_interval_covers_the_alignment_of_the_law() -> None:
-    model = dense(3)
-    truth = read(Specimen(model, Classification(), clusters(2000, seed=999)), examples=2000).value
-    assert truth is not None
+    """Of one large draw the kernel is computed once; its parts are independent small draws."""
+    size, repeats = 60, 60
+    x, labels = clusters(size * repeats, seed=999)
+    kernel = ntk(Specimen(dense(3), Classification(), (x, labels)), outputs="trace").values.double()
+    targets = torch.nn.functional.one_hot(labels).double()
+    aligned = targets @ targets.T
+    truth = (
+        unbiased_hsic(kernel, aligned)
+        / (unbiased_hsic(kernel, kernel) * unbiased_hsic(aligned, aligned)) ** 0.5
+    )
     covered = 0
-    for seed in range(60):
-        bar = read(Specimen(model, Classification(), clusters(70, seed=1000 + seed))).uncertainty
-        assert bar is not None
+    for rows in torch.arange(len(x)).split(size):
+        part = targets[rows] - targets[rows].mean(0)
+        bar = Spectral.of(kernel[rows][:, rows], part).alignment
         covered += bar.low <= truth <= bar.high
     assert covered >= 52  # 57 expected; below 52 with probability 0.01
+    reading = read(Specimen(dense(3), Classification(), (x[:size], labels[:size])))
+    expected = Spectral.of(kernel[:size, :size], targets[:size] - targets[:size].mean(0)).alignment
+    assert reading.uncertainty is not None
+    assert (reading.uncertainty.low, reading.uncertainty.high) == pytest.approx(
+        (expected.low, expected.high), rel=1e-4
+    )
 
 
 def test_many_outputs_are_estimated_by_random_combinations() -> None:

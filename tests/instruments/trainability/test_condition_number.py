@@ -144,8 +144,22 @@ def test_no_positive_mean_leaves_no_number() -> None:
     assert not Conditioning(2, 4.0, 0.0, 1.0, 2.0, 5.0, 0.0, 1e-9).positive_definite  # within its residual
 
 
-def test_the_bar_covers_the_estimated_trace() -> None:
-    """A tanh network's trace needs probes when there are many parameters."""
+def test_the_bar_is_that_of_the_trace_and_the_residual() -> None:
+    """n lambda / t over the trace's interval and the eigenvalue's: it covers the truth whenever both of them do."""
+    found = Conditioning(100, 5.0, 0.1, -1.0, 0.0, 50.0, 4.0, 1e-9)
+    bar = found.uncertainty
+    assert bar is not None
+    assert (bar.low, bar.high) == pytest.approx((100 * 5 / 54, 100 * 5.1 / 46))
+    assert (bar.covers, bar.confidence) == ("probes and residual", 0.95)
+    exact = Conditioning(100, 5.0, 0.1, -1.0, 0.0, 50.0, 0.0, 1e-9).uncertainty
+    assert exact is not None
+    assert (exact.low, exact.high, exact.covers) == (pytest.approx(10), pytest.approx(10.2), "residual")
+    assert Conditioning(100, 5.0, 0.1, -1.0, 0.0, 50.0, 50.0, 1e-9).uncertainty is None  # the mean may be 0
+    assert Conditioning(100, 5.0, 0.1, -1.0, 0.0, 50.0, math.inf, 1e-9).uncertainty is None
+
+
+def test_an_estimated_trace_has_the_interval_of_its_probes() -> None:
+    """A tanh network's trace needs probes when there are many parameters; their coverage is tested with the trace."""
     generator = torch.Generator().manual_seed(3)
     x: Tensor = torch.randn(30, 5, generator=generator, dtype=torch.float64)
     model = nn.Sequential(nn.Linear(5, 30), nn.Tanh(), nn.Linear(30, 3)).double()
@@ -153,14 +167,15 @@ def test_the_bar_covers_the_estimated_trace() -> None:
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     specimen = Specimen(model, Classification(), (x, x[:, :3].argmax(1)))
+    bench = Workbench.on(specimen)
+    bar, trace = measure(ConditionNumber(), bench).uncertainty, bench.hessian_trace()
     values = torch.linalg.eigvalsh(dense_hessian(specimen))
-    exact = float(len(values) * values[-1] / values.sum())
-    covered = 0
-    for seed in range(20):
-        bar = measure(ConditionNumber(), Workbench.on(specimen, seed=seed)).uncertainty
-        assert bar is not None
-        covered += bar.low <= exact <= bar.high
-    assert covered >= 17
+    assert bar is not None
+    assert trace.standard_error > 0
+    low, high = trace.interval()
+    assert len(values) * float(values[-1]) / bar.low == pytest.approx(high, rel=1e-4)
+    assert len(values) * float(values[-1]) / bar.high == pytest.approx(low, rel=1e-4)
+    assert low <= float(values.sum()) <= high
 
 
 @pytest.mark.parametrize(("quotient", "level"), [(99.0, Level.GOOD), (101.0, Level.ATTENTION)])

@@ -14,7 +14,7 @@ from torchstone.details import Surface
 from torchstone.instruments.measurement import measure
 from torchstone.instruments.trainability.landscape_2d import Landscape2D, judge
 from torchstone.landscape import Basin
-from torchstone.objectives import Classification, Objective
+from torchstone.objectives import Classification, Objective, Regression
 from torchstone.reading import Level, Reading
 from torchstone.workbench import Workbench
 
@@ -109,6 +109,41 @@ def test_only_vectors_move_entry_by_entry() -> None:
             return x[:, :3] * self.gain
 
     assert (measured(Specimen(Scale(), Classification(), data())).value or 0) != 0
+
+
+class Gain(nn.Module):
+    def __init__(self, gain: list[float]) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain).double())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :2] * self.gain
+
+
+def test_two_weights_span_a_plane_and_one_does_not() -> None:
+    x, _ = data()
+    for seed in range(4):  # with two weights every second draw lies on the line of the first one
+        bench = Workbench.on(Specimen(Gain([1.0, -2.0]), Regression(), (x, x[:, :2])), seed=seed)
+        heights = torch.tensor(surface(measure(Landscape2D(grid=5), bench)).z)
+        assert float(torch.linalg.matrix_rank(heights)) > 1
+    lone = measured(Specimen(Gain([3.0]), Regression(), (x, x[:, :2])))
+    assert lone.verdict.reason == "needs two weights that can move, to span a plane"
+
+
+def test_a_lower_loss_around_is_said_to_be_lower() -> None:
+    """A weight of 4 that should be 0: the loss is (4 + t)^2 along it, and capped from above it falls on average."""
+
+    class Capped(Regression):
+        def losses(self, outputs: Tensor, batch: Any) -> Tensor:
+            return super().losses(outputs, batch).clamp(max=1.0)
+
+    ones = torch.ones(20, 1).double()
+    model = Gain([1.0, 1.0])
+    reading = measured(
+        Specimen(model, Capped(), (torch.cat([ones, ones], 1), 0 * torch.cat([ones, ones], 1)))
+    )
+    assert (reading.value or 0) < 0
+    assert "is lower by" in reading.headline
 
 
 def test_frozen_parameters_stay_put() -> None:

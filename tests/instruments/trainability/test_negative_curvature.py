@@ -152,7 +152,8 @@ def test_a_loss_of_zero_gains_nothing() -> None:
     [
         (-1.0, 0.5, 0.0, Level.ATTENTION),
         (-1.0, 0.001, 0.0, Level.GOOD),
-        (-1e-9, 0.5, 0.0, Level.GOOD),
+        (-1e-9, 0.001, 0.0, Level.GOOD),
+        (-1e-9, 0.5, 0.0, Level.INFORMATIVE),  # steps, which derivatives do not see
         (1.0, 0.0, 0.0, Level.GOOD),
         (-1.0, 0.5, 0.2, Level.INFORMATIVE),
         (1.0, 0.0, math.inf, Level.INFORMATIVE),

@@ -14,7 +14,7 @@ from torchstone import Recipe, Specimen
 from torchstone.details import Curve, Scalars, Surface
 from torchstone.instruments.measurement import measure
 from torchstone.instruments.trainability.trajectory_pca import TrajectoryPrincipalComponents, judge
-from torchstone.landscape import gram_of_path, random_walk_shares, trajectory_pca
+from torchstone.landscape import gram_of_path, heading, random_walk_shares, trajectory_pca
 from torchstone.objectives import Classification
 from torchstone.reading import Level, Reading
 from torchstone.workbench import Workbench
@@ -85,9 +85,13 @@ def test_the_map_lies_in_the_plane_of_the_path() -> None:
     assert surface.z[3][1] == pytest.approx(float(expected), rel=1e-9)
     [curve] = [detail for detail in reading.details if isinstance(detail, Curve)]
     assert curve.lines[0].x[1] == 10
-    [numbers] = [detail for detail in reading.details if isinstance(detail, Scalars)]
-    ideal = next(item for item in numbers.items if item.name == "first, ideal random walk")
-    assert ideal.value == pytest.approx(float(random_walk_shares(30, 1)))
+    assert curve.x.label == "updates"
+    shares, headings = (detail for detail in reading.details if isinstance(detail, Scalars))
+    ideal = next(item for item in shares.items if item.name == "first, ideal random walk")
+    assert (ideal.value, ideal.unit) == (pytest.approx(100 * float(random_walk_shares(30, 1))), "%")
+    assert headings.items[0].value == pytest.approx(heading(gram_of_path(path)))
+    unnumbered = next(one for one in measured(specimen(path), grid=5).details if isinstance(one, Curve))
+    assert unnumbered.x.label == "checkpoint"
 
 
 def test_files_and_thinned_paths(tmp_path: Path) -> None:

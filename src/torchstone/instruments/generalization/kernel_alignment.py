@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,6 +23,7 @@ from torchstone.operators import TangentKernel, ntk
 from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Remedy, Uncertainty, Verdict
 from torchstone.specimen import Specimen
 from torchstone.workbench import Workbench
+from torchstone.workbench.initial_state import at_initialisation
 
 SOURCE = (
     "Jacot, Gabriel & Hongler 2018, section 5 (eigen-directions are learned one by one); Cortes, Mohri & Rostamizadeh 2012, "
@@ -47,6 +47,25 @@ class Spectral:
     energy: Tensor
     features: Tensor
     alignment: AlignmentEstimate
+
+    @classmethod
+    def of(cls, kernel: Float[Tensor, "n n"], targets: Float[Tensor, "n c"]) -> Spectral:
+        """Take a kernel apart; the targets are centred.
+
+        Raises:
+            NotApplicableError: It does not tell examples apart.
+        """
+        values, vectors = torch.linalg.eigh(kernel.double().cpu())
+        values, vectors = values.flip(0), vectors.flip(1)
+        rounding = torch.finfo(kernel.dtype).eps * float(values[0])
+        values = torch.where(values > rounding, values, torch.zeros_like(values))
+        features = vectors * values.sqrt()
+        try:
+            alignment = linear_cka_interval(features, targets)
+        except NumericalError:
+            raise NotApplicableError("the tangent kernel does not tell these examples apart") from None
+        energy = (vectors.T @ targets).square().sum(1) / targets.square().sum()
+        return cls(values / len(kernel), energy, features, alignment)
 
 
 @dataclass(frozen=True)
@@ -90,12 +109,12 @@ class KernelAlignment:
         rows = bench.sample("train", self.examples, self.META.id)
         targets = _targets(bench, rows)
         kernel = self._kernel(bench, bench.specimen, rows, "now")
-        now = _spectral(kernel.values, targets)
-        started, notes = _initial(bench.specimen)
+        now = Spectral.of(kernel.values, targets)
+        started, notes = at_initialisation(bench.specimen)
         start = None
         if started is not None:
             try:
-                start = _spectral(self._kernel(bench, started, rows, "initial").values, targets)
+                start = Spectral.of(self._kernel(bench, started, rows, "initial").values, targets)
             except NotApplicableError as answer:
                 notes = (f"No comparison with the initial weights: {answer.reason}.",)
         change = linear_cka_interval(start.features, now.features) if start is not None else None
@@ -112,7 +131,7 @@ class KernelAlignment:
             headline=_headline(now, start, change, self.top),
             explanation=(
                 "The tangent kernel says how much a gradient step on one example changes the output of another. Its centred "
-                "alignment with the targets is 1 where examples help exactly those of their own class, and 0 where the two "
+                "alignment with the targets is 1 where examples help exactly those with like targets, and 0 where the two "
                 "have nothing to do with each other. The interval covers the draw of examples, not retraining."
             ),
             remedies=_remedies(verdict),
@@ -204,50 +223,6 @@ def _real_targets(bench: Workbench) -> Tensor:
     return bench.memo(("real targets",), lambda: bench.specimen.map_over(of_batch, "train"))
 
 
-def _spectral(kernel: Float[Tensor, "n n"], targets: Float[Tensor, "n c"]) -> Spectral:
-    """Take a kernel apart.
-
-    Raises:
-        NotApplicableError: It does not tell examples apart.
-    """
-    values, vectors = torch.linalg.eigh(kernel.double().cpu())
-    values, vectors = values.flip(0), vectors.flip(1)
-    rounding = torch.finfo(kernel.dtype).eps * float(values[0])
-    values = torch.where(values > rounding, values, torch.zeros_like(values))
-    features = vectors * values.sqrt()
-    try:
-        alignment = linear_cka_interval(features, targets)
-    except NumericalError:
-        raise NotApplicableError("the tangent kernel does not tell these examples apart") from None
-    energy = (vectors.T @ targets).square().sum(1) / targets.square().sum()
-    return Spectral(values / len(kernel), energy, features, alignment)
-
-
-def _initial(specimen: Specimen) -> tuple[Specimen | None, tuple[str, ...]]:
-    """The specimen with its initial weights, or why there is none."""
-    recipe = specimen.recipe
-    if recipe is None or not recipe.initial_state:
-        hint = "With Recipe(initial_state=...) the kernel is compared with the one at initialisation."
-        return None, (hint,)
-    state = dict(recipe.initial_state)
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    missing = [name for name, p in specimen.trainable.items() if shapes.get(name) != tuple(p.shape)]
-    if missing:
-        return None, (
-            f"The initial weights do not fit the network ({missing[0]}), so nothing is compared with them.",
-        )
-    start = copy.copy(specimen)
-    for cached in ("trainable", "device", "dtype"):
-        start.__dict__.pop(cached, None)
-    start.model = copy.deepcopy(specimen.model)
-    with torch.no_grad():
-        known = start.model.state_dict()
-        for name in state.keys() & known.keys():
-            if known[name].shape == state[name].shape:
-                known[name].copy_(state[name])
-    return start, ()
-
-
 def _headline(now: Spectral, start: Spectral | None, change: AlignmentEstimate | None, top: int) -> str:
     count = len(now.values)
     used = min(top, count)
@@ -279,7 +254,11 @@ def _scalars(
     if change is not None:
         items.append(
             Scalar(
-                "change since initialisation, 1 - CKA", 1 - change.value, "", 1 - change.high, 1 - change.low
+                "change since initialisation, 1 - CKA",
+                _changed(change.value),
+                "",
+                _changed(change.high),
+                _changed(change.low),
             )
         )
     items += [
@@ -293,6 +272,11 @@ def _scalars(
     ]
     caption = "Intervals are jackknife ones over examples. Inputs alone show what the network adds."
     return Scalars("The kernel in numbers", tuple(items), caption=caption)
+
+
+def _changed(alignment: float) -> float:
+    """What is missing to the same kernel, without the rounding errors of one that stayed as it was."""
+    return round(1 - alignment, 9)
 
 
 def _named(name: str, estimate: AlignmentEstimate) -> Scalar:
@@ -332,9 +316,10 @@ def _spectrum(now: Spectral) -> Spectrum:
     return Spectrum(
         "Spectrum of the tangent kernel",
         numbers(positive[thin(len(positive), 400)]),
+        unit="1 / (learning rate x step)",
         log=True,
         caption="Eigenvalues of the kernel over the number of examples: rates of learning under gradient flow on the mean "
-        "squared loss, up to the learning rate. Their ratio is that of the times the directions take.",
+        "squared loss. Their ratio is that of the times the directions take.",
     )
 
 

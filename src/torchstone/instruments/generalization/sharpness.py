@@ -271,8 +271,8 @@ def _curve(kind: str, worst: tuple[WorstCase, ...], random: tuple[AverageCase, .
     caption = {
         "relative": "Steeper and higher is sharper. Random changes of the same length do far less: almost all directions "
         "are flat. Bands: 95% over the draws, cut at the bottom of the plot.",
-        "plain": "Rescaling layers moves these lines without changing the network's outputs. What the worst change exceeds "
-        "the parabola by is the slope's doing at small lengths, and that of higher orders at large ones.",
+        "plain": "Rescaling layers moves these lines without changing the network's outputs. The parabola is what "
+        "curvature alone would do: above it the slope shows at small lengths, and higher orders at large ones.",
     }[kind]
     return Curve(
         f"Rise of the loss under {kind} changes",

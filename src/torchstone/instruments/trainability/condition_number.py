@@ -74,7 +74,7 @@ class ConditionNumber:
         return Reading.of(
             self.META,
             value=found.effective,
-            uncertainty=_uncertainty(found),
+            uncertainty=found.uncertainty,
             verdict=verdict,
             headline=_headline(found, blocks),
             explanation=(
@@ -90,7 +90,7 @@ class ConditionNumber:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Ends and mean of a spectrum of n eigenvalues."""
+    """Ends and mean of a spectrum of n eigenvalues; `trace_reach` is half of the trace's 95% interval."""
 
     n: int
     largest: float
@@ -98,7 +98,7 @@ class Conditioning:
     smallest: float
     smallest_residual: float
     trace: float
-    trace_error: float
+    trace_reach: float
     floor: float
 
     @classmethod
@@ -112,7 +112,7 @@ class Conditioning:
             float(bottom.values[0]),
             float(bottom.residuals[0]),
             trace.value,
-            trace.standard_error,
+            (trace.interval()[1] - trace.interval()[0]) / 2,
             floor,
         )
 
@@ -120,6 +120,23 @@ class Conditioning:
     def effective(self) -> float:
         """lambda_max over tr(H) / n; NaN where the mean eigenvalue is not positive."""
         return self.n * self.largest / self.trace if self.trace > 0 and self.largest > 0 else math.nan
+
+    @property
+    def uncertainty(self) -> Uncertainty | None:
+        """What the residual and the trace's error leave open; None where the mean eigenvalue may be 0."""
+        reach = self.trace_reach
+        if math.isnan(self.effective) or self.trace <= reach or not math.isfinite(reach):
+            return None
+        low = self.n * self.largest / (self.trace + reach)
+        high = self.n * (self.largest + self.residual) / (self.trace - reach)
+        covers, confidence = ("probes and residual", 0.95) if reach else ("residual", 1.0)
+        return Uncertainty(
+            low,
+            high,
+            covers,
+            "residual of the eigenpair" + (", error of the trace" if reach else ""),
+            confidence,
+        )
 
     @property
     def positive_definite(self) -> bool:
@@ -237,18 +254,6 @@ def _floor(bench: Workbench, ends: ExtremeEigenpairs) -> float:
     return rounding_floor(bench.specimen, scale)
 
 
-def _uncertainty(found: Conditioning) -> Uncertainty | None:
-    reach = 1.96 * found.trace_error
-    if math.isnan(found.effective) or found.trace <= reach or not math.isfinite(reach):
-        return None
-    low = found.n * found.largest / (found.trace + reach)
-    high = found.n * (found.largest + found.residual) / (found.trace - reach)
-    covers = "probes and residual" if reach else "residual"
-    return Uncertainty(
-        low, high, covers, "residual of the eigenpair, error of the trace", 0.95 if reach else 1.0
-    )
-
-
 def _headline(found: Conditioning, blocks: tuple[Block, ...]) -> str:
     if math.isnan(found.effective):
         first = "The mean eigenvalue of the Hessian is not positive, so there is no condition number to give"
@@ -309,7 +314,7 @@ def resolvable_condition(spectrum: LanczosQuadrature, found: Conditioning) -> fl
 
 
 def _scalars(found: Conditioning, spectrum: LanczosQuadrature) -> Scalars:
-    kappa, bar = found.effective, _uncertainty(found)
+    kappa, bar = found.effective, found.uncertainty
     ends = (bar.low, bar.high) if bar is not None else (None, None)
     root = math.sqrt(kappa) if kappa >= 1 else math.nan
     concentrated = found.trace / found.largest if found.largest > 0 else math.nan
@@ -329,9 +334,9 @@ def _scalars(found: Conditioning, spectrum: LanczosQuadrature) -> Scalars:
             Scalar("smallest eigenvalue", found.smallest, UNIT),
             Scalar("directions as sharp as the sharpest that would make the trace", concentrated),
             Scalar("error removed by a step of gradient descent, mean direction", 1 / kappa),
-            Scalar("steps to shrink it by e", kappa, "steps"),
+            Scalar("steps to shrink it by a factor of e", kappa, "steps"),
             Scalar("error removed by a step with the best momentum", 2 / (root + 1)),
-            Scalar("steps to shrink it by e, best momentum", root / 2, "steps"),
+            Scalar("steps to shrink it by a factor of e, best momentum", root / 2, "steps"),
         ),
         caption="Gradient descent at 1/largest eigenvalue leaves 1 - 1/kappa of the error along a direction of mean curvature; "
         "momentum and rate tuned to both curvatures leave (sqrt(kappa) - 1)/(sqrt(kappa) + 1) (Polyak 1964).",
@@ -381,7 +386,7 @@ def _notes(
         notes.append(f"{len(blocks)} of {count} layers, from the largest trace to the smallest.")
     if not ends.converged:
         notes.append(f"The tolerance was not reached within {products} products.")
-    if found.trace_error > 0:
+    if found.trace_reach > 0:
         notes.append("The trace is estimated; the error bar says how well.")
     return tuple(notes)
 

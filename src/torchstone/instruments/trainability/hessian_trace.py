@@ -13,6 +13,8 @@ from torchstone.operators.trace import TraceResult
 from torchstone.reading import CostClass, Level, Meta, Need, Question, Reading, Uncertainty, Verdict
 from torchstone.workbench import Workbench
 
+UNIT = "loss / weight²"
+
 
 @dataclass(frozen=True)
 class HessianTrace:
@@ -33,7 +35,7 @@ class HessianTrace:
         asks="How curved is the loss around these weights?",
         cost=CostClass.SECONDS,
         needs=(Need.TRAIN, Need.PARAMETERS),
-        unit="loss / weight²",
+        unit=UNIT,
         source="Hutchinson 1990; Martens 2020, section 8; Dinh et al. 2017",
     )
     tolerance: float = 0.02
@@ -57,7 +59,7 @@ class HessianTrace:
             value=found.value,
             uncertainty=_uncertainty(found),
             verdict=judge(found),
-            headline=f"The trace of the Hessian is {found.value:.4g} ({how}), {found.value / size:.2g} a parameter.",
+            headline=f"The trace of the Hessian is {found.value:.4g} ({how}), {found.value / size:.2g} a weight.",
             explanation=(
                 f"{found.why} {_bar(found)} The trace depends on the scale of the weights: rescaling layers changes it "
                 "without changing the function."
@@ -116,14 +118,14 @@ def _notes(found: TraceResult) -> tuple[str, ...]:
 
 
 def _scalars(found: TraceResult, size: int) -> Scalars:
-    half = 1.96 * found.standard_error
+    ends = (None, None) if found.standard_error == 0 else found.interval()
     return Scalars(
         "Trace",
         (
-            Scalar("trace on these examples", found.value, "", found.value - half, found.value + half),
-            Scalar("a parameter", found.value / size),
-            Scalar("standard error over examples", found.example_standard_error),
-            Scalar("probes", found.probes),
+            Scalar("trace on these examples", found.value, UNIT, *ends),
+            Scalar("mean over the weights", found.value / size, UNIT),
+            Scalar("standard error over the draw of examples", found.example_standard_error, UNIT),
+            Scalar("random probes", found.probes),
         ),
     )
 
@@ -143,10 +145,10 @@ def _curve(found: TraceResult) -> Curve:
     return Curve(
         "Mean curvature of each parameter",
         Axis("parameter, input to output"),
-        Axis("trace / number of weights", "loss / weight²"),
+        Axis("trace / number of weights", UNIT, log=all(low > 0 for low in line.low)),
         (line,),
         ticks=tuple(names) if len(names) <= 40 else (),
-        caption="High parameters limit the learning rate; low ones hardly matter for the loss.",
+        caption="Parameters high up limit the learning rate; those far below hardly matter for the loss.",
     )
 
 
@@ -161,7 +163,11 @@ def _table(found: TraceResult) -> Table:
                 part.size,
                 part.value,
                 part.standard_error,
-                "exact" if part.exact else part.why or "sampled",
+                "exact"
+                if part.exact
+                else f"probes, because of {part.why}"
+                if part.why
+                else "sampled outputs",
             )
         )
     columns = ("parameter", "weights", "trace", "standard error", "how")

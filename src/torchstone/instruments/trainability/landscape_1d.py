@@ -218,6 +218,7 @@ def _directions(bench: Workbench, part: Specimen, space: ParameterSpace, own: Po
     if not bool(random.any()):  # nothing but vectors
         random = filter_normalised(space, drawn, own.weights, vectors="entries")
     found = {"a random direction": random}
+    part.require_gradient()
     gradient = embedded(space, part.gradient())
     length = float(gradient.norm())
     if length > 0 and math.isfinite(length):
@@ -281,11 +282,11 @@ def _scalars(barrier: Largest, rise: Largest, parabola: Parabola | None) -> Scal
     ]
     if parabola is not None:
         items += [
-            Scalar("slope at the solution", parabola.slope, "loss"),
-            Scalar("curvature at the solution", parabola.curvature, "loss"),
+            Scalar("slope at the solution", parabola.slope, "loss / length"),
+            Scalar("curvature at the solution", parabola.curvature, "loss / length²"),
         ]
     return Scalars(
-        "The line in numbers", tuple(items), caption="Slope and curvature are per length of the line."
+        "The line in numbers", tuple(items), caption="The way from start to end is the unit of length."
     )
 
 

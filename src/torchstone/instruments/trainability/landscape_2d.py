@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchstone.details import Axis, Line, Scalar, Scalars, Surface, numbers
+from torchstone.errors import NotApplicableError
 from torchstone.instruments.settings import require_between, require_choice, require_count
 from torchstone.landscape import (
     Basin,
@@ -37,6 +39,7 @@ from torchstone.workbench import Workbench
 
 DEPTH = 0.01
 """Depth of a second basin that counts, as a share of the heights in the plane."""
+_DRAWS = 30  # of a second direction; two filters of a weight each fail all of them once in 10^9
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,10 @@ class Landscape2D:
         space = every_parameter(part)
         own, generator = here(part, space), bench.generator(self.META.id)
         draw = lambda: random_direction(space, generator, frozenset(part.trainable))
-        first, second = _pair(space, draw(), draw(), own.weights)
+        first, second = _pair(space, draw, own.weights)
         ticks = inclusive(-self.reach, self.reach, self.grid, also=(0.0,) if self.grid % 2 else ())
         losses = self._losses(part, space, Plane(own, first, second), grid_places(ticks, ticks))
-        grid = GridLosses.of(ticks, ticks, losses.mean(1))
+        grid = GridLosses.of(ticks, ticks, losses.mean(1), part.dtype or space.dtype)
         rises = self._rises(
             part, space, own, [_scaled(space, draw(), own.weights) for _ in range(self.directions)]
         )
@@ -104,8 +107,8 @@ class Landscape2D:
             uncertainty=uncertainty,
             verdict=verdict,
             headline=(
-                f"{self.distance:g} filter norms from the solution the training loss is higher by {mean:.3g} on "
-                f"average; the plane has {'one basin' if extra is None else 'more than one basin'} and is convex in "
+                f"{self.distance:g} filter norms from the solution the training loss is {'higher' if mean >= 0 else 'lower'} "
+                f"by {abs(mean):.3g} on average; the plane has {'one basin' if extra is None else 'more than one basin'} and is convex in "
                 f"{grid.convex_share:.0%} of its points."
             ),
             explanation=(
@@ -156,8 +159,25 @@ def judge(extra: Basin | None, convex_share: float) -> Verdict:
     return Verdict(Level.GOOD, f"one basin, convex in {convex_share:.0%} of the plane", threshold, source)
 
 
-def _pair(space: ParameterSpace, first: Tensor, second: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    return _scaled(space, first, weights), _scaled(space, orthogonalised(space, second, first), weights)
+def _pair(space: ParameterSpace, draw: Callable[[], Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Two directions that span a plane; filters of a single weight differ by sign only, so that it may take several draws.
+
+    Raises:
+        NotApplicableError: A single weight can move.
+    """
+    drawn = draw()
+    first = _scaled(space, drawn, weights)
+    for _ in range(_DRAWS):
+        second = _scaled(space, orthogonalised(space, draw(), drawn), weights)
+        if not _parallel(first, second):
+            return first, second
+    raise NotApplicableError("needs two weights that can move, to span a plane")
+
+
+def _parallel(first: Tensor, second: Tensor) -> bool:
+    """Whether two directions span a line at most, up to rounding; both zero (a network of zeros) do not count."""
+    product = float(first.norm() * second.norm())
+    return product > 0 and abs(float(first @ second)) > (1 - 1e-12) * product
 
 
 def _scaled(space: ParameterSpace, direction: Tensor, weights: Tensor) -> Tensor:
@@ -230,7 +250,7 @@ def _scalars(
             Scalar("convex share of the plane", grid.convex_share),
             Scalar("largest |negative / positive| curvature in the plane", float(worst.max())),
         ),
-        caption="Curvatures are second differences of the grid; the last number is 0 where the plane is convex.",
+        caption="Curvatures are second differences of the grid. The last number is 0 where the plane is convex.",
     )
 
 

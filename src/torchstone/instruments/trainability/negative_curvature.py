@@ -20,6 +20,7 @@ from torchstone.workbench.curvature import PRODUCTS, TOLERANCE, rounding_floor
 from torchstone.workbench.spectral_shares import Shares, shares_by_sign
 
 SOURCE = "Dauphin et al. 2014, sections 2 and 3; Jin et al. 2017, definition 3; Nesterov & Polyak 2006"
+UNIT = "loss / weight²"
 _HALVINGS = 12  # distances to try along the most negative direction: the weights' norm times 1/2 ... 1/4096
 _RATES = (
     0.5,
@@ -52,7 +53,7 @@ class NegativeCurvature:
         asks="Is it at a minimum, at a saddle, or still on a slope?",
         cost=CostClass.MINUTES,
         needs=(Need.TRAIN, Need.PARAMETERS),
-        unit="loss / weight²",
+        unit=UNIT,
         source=SOURCE,
     )
     worth: float = 0.01
@@ -184,10 +185,7 @@ def losses_along(bench: Workbench, space: ParameterSpace, direction: Tensor, ste
 
 def judge(smallest: float, floor: float, gained: float, by_gradient: float, worth: float) -> Verdict:
     """Attention at a strict saddle that is worth leaving; informative where the gradient still has something to give."""
-    threshold = (
-        f"a step along the most negative direction gains less than {worth:.0%} of the loss where the gradient gains "
-        f"less than {worth:.0%}"
-    )
+    threshold = f"where no gradient step gains {_percent(worth)} of the loss, no step along the most negative direction does"
     source = (
         "definition of a strict saddle: Jin et al. 2017; what is worth a step is a convention of this report"
     )
@@ -195,13 +193,18 @@ def judge(smallest: float, floor: float, gained: float, by_gradient: float, wort
         how = (
             "more than the most negative direction would"
             if by_gradient >= gained
-            else f"and the most negative direction {gained:.2g}"
+            else f"and the most negative direction {_percent(gained)}"
         )
-        reason = f"not at a critical point: a gradient step still gains {by_gradient:.2g} of the loss, {how}"
+        reason = (
+            f"not at a critical point: a gradient step still gains {_percent(by_gradient)} of the loss, {how}"
+        )
         return Verdict(Level.INFORMATIVE, reason, threshold, source)
     if smallest < -floor and gained > worth:
         return Verdict(
-            Level.ATTENTION, f"a strict saddle: leaving it gains {gained:.2g} of the loss", threshold, source
+            Level.ATTENTION,
+            f"a strict saddle: leaving it gains {_percent(gained)} of the loss",
+            threshold,
+            source,
         )
     if smallest < -floor:
         return Verdict(
@@ -210,22 +213,30 @@ def judge(smallest: float, floor: float, gained: float, by_gradient: float, wort
             threshold,
             source,
         )
+    if smallest <= floor and gained > worth:
+        reason = (
+            f"derivatives show neither slope nor negative curvature here, and yet the loss falls by {_percent(gained)} "
+            "along a straight line: it is flat around the weights, or has steps"
+        )
+        return Verdict(Level.INFORMATIVE, reason, threshold, source)
     return Verdict(Level.GOOD, "a minimum up to the resolution of the search", threshold, source)
 
 
 def _headline(found: Walk) -> str:
-    relative = abs(found.smallest) / found.largest if found.largest > 0 else math.inf
-    size = (
-        f"{relative:.2g} of the largest in size" if math.isfinite(relative) else "no eigenvalue is positive"
-    )
+    if found.largest > 0:
+        size = f" ({_percent(abs(found.smallest) / found.largest)} of the largest in size)"
+    else:
+        size = " (no eigenvalue is positive)" if found.smallest else ""
     return (
-        f"The smallest Hessian eigenvalue is {found.smallest:.3g} ({size}); the best step along it lowers the "
+        f"The smallest Hessian eigenvalue is {found.smallest:.3g}{size}; the best step along its eigenvector lowers the "
         f"training loss by {_percent(found.gained)}, the best gradient step by {_percent(found.gained_by_gradient)}."
     )
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g}%" if math.isfinite(share) else "more than all"
+    if not math.isfinite(share):
+        return "more than all"
+    return f"{100 * share:.2g}%" if share < 0.995 else f"{100 * share:,.0f}%"
 
 
 def _curve(found: Walk) -> Curve:
@@ -236,7 +247,7 @@ def _curve(found: Walk) -> Curve:
     model = found.loss + found.slope * distances + found.smallest * distances.square() / 2
     share = numbers(distances / found.size)
     return Curve(
-        "Loss along the most negative direction",
+        "Loss along the direction of smallest curvature",
         Axis("distance over the norm of the weights"),
         Axis("mean training loss"),
         (
@@ -256,16 +267,16 @@ def _scalars(found: Walk, shares: Shares) -> Scalars:
             Scalar(
                 "smallest eigenvalue",
                 found.smallest,
-                "",
+                UNIT,
                 found.smallest - found.residual - found.floor,
                 found.smallest + found.floor,
             ),
-            Scalar("largest eigenvalue", found.largest),
-            *(() if bound is None else (Scalar("no further eigenvalue below (99%)", bound),)),
+            Scalar("largest eigenvalue", found.largest, UNIT),
+            *(() if bound is None else (Scalar("no other eigenvalue lies below (99% sure)", bound, UNIT),)),
             shares.negative,
             shares.zero,
             shares.positive,
-            Scalar("rounding error of the products", found.floor),
+            Scalar("rounding error of the products", found.floor, UNIT),
             Scalar("norm of the gradient", found.gradient, "loss / weight"),
             Scalar("share of the loss gained along the eigenvector", found.gained),
             Scalar("share of the loss gained along the gradient", found.gained_by_gradient),
@@ -295,7 +306,7 @@ def _notes(ends: ExtremeEigenpairs, found: Walk, products: int) -> tuple[str, ..
         notes.append(
             f"The tolerance was not reached within {products} products; signs are certain all the same."
         )
-    if found.smallest >= -found.floor:
+    if 0 < abs(found.smallest) <= found.floor:
         notes.append(f"Eigenvalues within {found.floor:.2g} of 0 cannot be told from 0 in this precision.")
     return tuple(notes)
 

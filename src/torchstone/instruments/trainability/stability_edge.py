@@ -135,11 +135,12 @@ def _top(bench: Workbench, rule: UpdateRule, tolerance: float, products: int) ->
 
 
 def _scalars(value: float, residual: float, rule: UpdateRule) -> Scalars:
+    unit = "1 / learning rate"  # what loss / weight² amounts to in an update, preconditioned or not
     return Scalars(
         "Curvature and limit",
         (
-            Scalar(f"largest {rule.curvature} eigenvalue", value, "", value, value + residual),
-            Scalar(f"limit {rule.formula}", rule.limit),
+            Scalar(f"largest {rule.curvature} eigenvalue", value, unit, value, value + residual),
+            Scalar(f"limit {rule.formula}", rule.limit, unit),
             Scalar("learning rate", rule.lr),
             Scalar("largest stable learning rate", rule.lr * rule.limit / value if value > 0 else math.inf),
         ),
@@ -152,12 +153,12 @@ def _multipliers(value: float, rule: UpdateRule) -> Curve:
     radius = [rule.spectral_radius(float(curvature)) for curvature in grid]
     return Curve(
         "What one step does along an eigenvector",
-        Axis("eigenvalue"),
+        Axis("eigenvalue", "1 / learning rate"),
         Axis("growth factor of the error a step"),
         (Line(rule.name, numbers(grid), numbers(radius)),),
         (Marker("no growth", 1.0), Marker("this network", value, "x"), Marker("limit", rule.limit, "x")),
-        caption="Below 1 the error along an eigenvector shrinks every step, above 1 it grows. The vertical mark is this "
-        "network's largest eigenvalue.",
+        caption="Below 1 the error along an eigenvector shrinks every step, above 1 it grows. The network's largest "
+        "eigenvalue and the limit are marked.",
     )
 
 

@@ -123,6 +123,8 @@ def judge(share: GradientShare, k: int, n: int) -> Verdict:
     chance = k / n
     if math.isnan(share.value):
         reason = "the gradient is zero"
+    elif k == n:
+        reason = "all directions are shown, so that they hold the whole gradient"
     elif share.value > 10 * chance:
         reason = f"the gradient leans to the sharpest directions: {share.value / chance:,.0f} times chance"
     else:
@@ -130,7 +132,7 @@ def judge(share: GradientShare, k: int, n: int) -> Verdict:
     return Verdict(
         Level.INFORMATIVE,
         reason,
-        "none: a share of the gradient is neither good nor bad; chance is k/n",
+        "none: a share of the gradient is neither good nor bad; k of n directions hold k/n by chance",
         "Gur-Ari et al. 2018 saw shares near 1 in networks that train well",
     )
 
@@ -139,7 +141,16 @@ def _headline(value: float, share: GradientShare, k: int, n: int) -> str:
     first = f"The largest Hessian eigenvalue is {value:.3g}"
     if math.isnan(share.value):
         return f"{first}; the gradient is zero."
-    return f"{first}; the {k} sharpest of {n:,} directions hold {100 * share.value:.2g}% of the gradient (chance {100 * k / n:.2g}%)."
+    if k == n:
+        return f"{first}; all {n:,} eigenpairs were found." if n > 1 else f"{first}, of a single weight."
+    return (
+        f"{first}; the {k} sharpest of {n:,} directions hold {_percent(share.value)} of the gradient (chance "
+        f"{_percent(k / n)})."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%" if share < 0.995 else f"{100 * share:.4g}%"
 
 
 def _spectrum(found: Eigenpairs, shown: int, bench: Workbench) -> Spectrum:
@@ -215,7 +226,7 @@ def _scalars(found: Eigenpairs, share: GradientShare, k: int, n: int, gradient: 
     return Scalars(
         "Gradient and sharpest directions",
         (
-            Scalar(f"share of the gradient in {k} directions", share.value, "", share.low, share.high),
+            Scalar(f"share of the gradient in the {k} sharpest", share.value, "", share.low, share.high),
             Scalar("share by chance", k / n),
             Scalar("norm of the gradient", float(gradient.norm()), "loss / weight"),
             Scalar("weights that carry the sharpest direction", 1 / float(top.pow(4).sum())),

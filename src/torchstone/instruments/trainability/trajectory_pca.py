@@ -99,8 +99,8 @@ class TrajectoryPrincipalComponents:
             verdict=verdict,
             headline=(
                 f"Two principal components hold {found.shares[:2].sum():.0%} of the path's variance, the first alone "
-                f"{share:.0%}, where random walks with the same steps have {null.shares.mean():.0%}; the steps add up to "
-                f"{straight:.2g} times a walk's squared distance."
+                f"{share:.0%}, where random walks with the same steps have {null.shares.mean():.0%}; the squared distance from "
+                f"start to end is {straight:.2g} times that of a random walk."
             ),
             explanation=(
                 f"Components of {len(points)} checkpoints. An ideal random walk has {ideal[0]:.0%} and {ideal[1]:.0%}, "
@@ -111,8 +111,8 @@ class TrajectoryPrincipalComponents:
             remedies=_remedies(verdict),
             details=(
                 self._map(bench, space, last, points, found),
-                _components(found.path, steps),
-                _shares(found.shares, straight, null, ideal),
+                _components(found.path, steps, bool(specimen.recipe and specimen.recipe.trajectory_steps)),
+                *_shares(found.shares, straight, null, ideal),
             ),
             notes=_notes(len(points), specimen),
         )
@@ -220,10 +220,10 @@ def judge(share: float, p_share: float, p_heading: float, level: float) -> Verdi
     return Verdict(Level.ATTENTION, reason, threshold, source, 0.2)
 
 
-def _components(path: Tensor, steps: Sequence[float]) -> Curve:
+def _components(path: Tensor, steps: Sequence[float], updates: bool) -> Curve:
     return Curve(
         "The path's components over the training",
-        Axis("updates" if len(set(steps)) == len(steps) else "checkpoint"),
+        Axis("updates" if updates else "checkpoint"),
         Axis("distance from the solution", "weight units"),
         tuple(
             Line(f"component {k + 1}", numbers(steps), numbers(column))
@@ -235,24 +235,31 @@ def _components(path: Tensor, steps: Sequence[float]) -> Curve:
     )
 
 
-def _shares(shares: Tensor, straight: float, null: Null, ideal: Tensor) -> Scalars:
+def _shares(shares: Tensor, straight: float, null: Null, ideal: Tensor) -> tuple[Scalars, Scalars]:
     ends = lambda draws: draws.quantile(
         torch.tensor([0.025, 0.975], dtype=draws.dtype, device=draws.device)
     ).tolist()
-    return Scalars(
-        "The path and random walks",
-        (
-            Scalar("first component", float(shares[0])),
-            Scalar(
-                "first, random walks with the same steps", float(null.shares.mean()), "", *ends(null.shares)
+    percent = lambda name, share, *ends: Scalar(name, 100 * float(share), "%", *(100 * end for end in ends))
+    return (
+        Scalars(
+            "Variance along the components",
+            (
+                percent("first component", shares[0]),
+                percent("first, random walks with the same steps", null.shares.mean(), *ends(null.shares)),
+                percent("first, ideal random walk", ideal[0]),
+                percent("second component", shares[1]),
+                percent("second, ideal random walk", ideal[1]),
             ),
-            Scalar("first, ideal random walk", float(ideal[0])),
-            Scalar("second component", float(shares[1])),
-            Scalar("second, ideal random walk", float(ideal[1])),
-            Scalar("squared distance over the sum of squared steps", straight),
-            Scalar("the same for random walks", float(null.headings.mean()), "", *ends(null.headings)),
+            caption="The interval holds 95% of the random walks.",
         ),
-        caption="The intervals hold 95% of the random walks.",
+        Scalars(
+            "Squared distance from start to end over the sum of the squared steps",
+            (
+                Scalar("training", straight),
+                Scalar("random walks", float(null.headings.mean()), "", *ends(null.headings)),
+            ),
+            caption="1 on average where every step forgets the ones before. The interval holds 95% of the random walks.",
+        ),
     )
 
 
