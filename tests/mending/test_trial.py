@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
+from torchstone import instruments
 from torchstone.errors import RemedyError
 from torchstone.mending import Trial
 from torchstone.mending.trial import INITS
@@ -37,3 +41,15 @@ def test_texts_are_read_and_written() -> None:
 def test_anything_else_is_refused_in_words(text: str, message: str) -> None:
     with pytest.raises(RemedyError, match=message):
         Trial.parse(text)
+
+
+def test_every_remedy_that_says_how_to_try_it_can_be_tried() -> None:
+    found = {}
+    for path in Path(instruments.__file__).parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Remedy":
+                given = [*call.args[3:4], *(word.value for word in call.keywords if word.arg == "trial")]
+                for text in (ast.literal_eval(one) for one in given):
+                    found[path.stem] = found.get(path.stem, 0) + 1
+                    assert str(Trial.parse(text)) == text
+    assert {"gradient_flow", "signal_propagation", "jacobian_spectrum", "initialisation_check"} <= set(found)

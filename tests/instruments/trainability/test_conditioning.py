@@ -161,7 +161,7 @@ def test_layers_are_judged_and_drawn() -> None:
     reading = read(draw(400, 8), model)
     assert set(rows(reading)) == {"inputs", "into 2", "into 4"}
     assert reading.verdict.level is Level.ATTENTION
-    assert reading.remedies[0].block == "torchstone.layers.normalisation"
+    assert (reading.remedies[0].block, reading.remedies[0].trial) == ("torch.nn.BatchNorm1d", "norm=batch")
     assert "into 2" in reading.headline
     assert [detail.title for detail in reading.details if isinstance(detail, Curve)][1].startswith(
         "Condition"

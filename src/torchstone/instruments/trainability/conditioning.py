@@ -365,8 +365,9 @@ def _remedies(verdict: Verdict, inputs: Scaling | None, worst: str) -> tuple[Rem
     return (
         Remedy(
             f"Put a normalisation layer before the weights: {worst.removeprefix('into ')}.",
-            "torchstone.layers.normalisation",
+            "torch.nn.BatchNorm1d",
             "centring_mends_conditioning",
+            "norm=batch",
         ),
     )
 

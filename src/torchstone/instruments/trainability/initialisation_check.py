@@ -300,10 +300,12 @@ def _remedies(verdict: Verdict) -> tuple[Remedy, ...]:
             'Initialise by scheme and activation (scheme="kaiming"): each layer gets the gain its activation needs.',
             "torchstone.init.apply",
             "vanishing_gradients",
+            "init=kaiming",
         ),
         Remedy(
             "Or set each layer to unit variance on a batch of the data, which also sees padding and shortcuts.",
             "torchstone.init.lsuv",
+            trial="init=lsuv",
         ),
     )
 

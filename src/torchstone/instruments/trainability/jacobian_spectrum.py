@@ -326,6 +326,7 @@ def _remedies(verdict: Verdict) -> tuple[Remedy, ...]:
             "Put layers into residual blocks, branches scaled by one over their number: the Jacobian of each is I + J.",
             "torchstone.layers.residual.Residual",
             "residual_jacobian",
+            "skip=residual",
         ),
         Remedy(
             "Normalise what enters each layer, which keeps its mean square.",

@@ -238,7 +238,9 @@ def _remedies(verdict: Verdict, shift: float, scale: float, noise: float) -> tup
         )
     )
     if noise >= NOISE_ATTENTION:
-        remedies.append(Remedy("Normalise each example by itself.", "torch.nn.GroupNorm", claim))
+        remedies.append(
+            Remedy("Normalise each example by itself.", "torch.nn.GroupNorm", claim, "norm=group")
+        )
     return tuple(remedies)
 
 

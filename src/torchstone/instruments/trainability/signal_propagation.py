@@ -272,13 +272,17 @@ def _remedies(changes: dict[str, float]) -> tuple[Remedy, ...]:
         "Initialise at the edge of chaos: weights with the gain of their activation.",
         "torchstone.init.apply",
         "vanishing_gradients",
+        "init=kaiming",
     )
     blocks = Remedy(
         "Put layers into residual blocks: what passes the shortcut keeps examples apart.",
         "torchstone.layers.residual.Residual",
         "residual_jacobian",
+        "skip=residual",
     )
-    norm = Remedy("Normalise over the batch, which pulls examples apart.", "torch.nn.BatchNorm1d")
+    norm = Remedy(
+        "Normalise over the batch, which pulls examples apart.", "torch.nn.BatchNorm1d", trial="norm=batch"
+    )
     return (blocks, norm, weights) if worst == "difference" else (weights, blocks, norm)
 
 
