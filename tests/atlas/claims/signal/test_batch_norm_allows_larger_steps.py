@@ -42,7 +42,8 @@ class TestBatchNormAllowsLargerSteps(ClaimConformance):
         # Means pile up over the depth without normalisation, and only there.
         assert share["plain"][-1] > 0.6 > 0.4 > max(share["batch normalisation"])
 
-    def test_all_of_the_counterexample_fails(self):
+    def test_the_counterexample_is_refuted(self):
+        # In all of its checks.
         evidence = self.claim.counterexample(Scale.QUICK, generator_for(self.id, 0))
         assert len(evidence.refuted) == len(evidence.checks) == 4
 

@@ -31,7 +31,8 @@ class TestBatchNormAndRobustness(ClaimConformance):
         assert low <= mean <= high
         assert low < high
 
-    def test_a_masked_gradient_is_found_out(self):
+    def test_the_counterexample_is_refuted(self):
+        # Of the attack itself: what a masked gradient would pass for is robustness.
         evidence = self.claim.counterexample(Scale.QUICK, generator_for(self.id, 0))
         assert "largest accuracy at eps = 3" in [check.name for check in evidence.refuted]
 

@@ -45,14 +45,14 @@ def run(scale: Scale, generator: torch.Generator) -> Evidence:
 
 def counterexample(scale: Scale, generator: torch.Generator) -> Evidence:
     """Scores rounded to integers: the gradient is 0 and the attack finds nothing, which would pass for robustness."""
-    return experiment(scale, generator, masked=True)
+    return experiment(scale, generator, masked=True, seeds=2)
 
 
-def experiment(scale: Scale, generator: torch.Generator, masked: bool) -> Evidence:
+def experiment(scale: Scale, generator: torch.Generator, masked: bool, seeds: int = SEEDS) -> Evidence:
     """Train both kinds with each seed, attack them at each radius, and compare."""
     examples, steps = (100, 10) if scale is Scale.QUICK else (397, 40)
     found = {kind: [] for kind in KINDS}
-    for seed in torch.randint(2**48, (SEEDS,), generator=generator).tolist():
+    for seed in torch.randint(2**48, (seeds,), generator=generator).tolist():
         for kind in KINDS:
             found[kind].append(attacked(train(kind, seed), examples, steps, masked, seed))
     accuracy = {kind: torch.stack([one.accuracy for one in found[kind]]) for kind in KINDS}
@@ -151,7 +151,7 @@ def curve(accuracy: dict[Kind, Tensor]) -> Curve:
         Axis("eps in the l-infinity norm", "standard deviations of a pixel"),
         Axis("accuracy"),
         tuple(lines),
-        caption="Mean of five seeds, bands from the smallest to the largest. An attack gives an upper bound of the accuracy "
+        caption="Mean of the seeds, bands from the smallest to the largest. An attack gives an upper bound of the accuracy "
         "under the worst perturbation.",
     )
 
@@ -180,11 +180,11 @@ def table(
         *((f"mean |dloss/dx|, {kind}", norm, None, None) for kind, norm in norms.items()),
     )
     return Table(
-        "Difference over five seeds",
+        f"Difference over {len(differences)} seeds",
         ("quantity", "mean", "95% low", "95% high"),
         rows,
         caption="Below 0: batch normalisation costs robustness here. The difference is reported and not judged; a "
-        "bootstrap interval of five seeds is somewhat too short.",
+        "bootstrap interval of so few seeds is somewhat too short.",
     )
 
 

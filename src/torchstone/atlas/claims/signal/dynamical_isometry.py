@@ -127,13 +127,14 @@ def experiment(scale: Scale, generator: torch.Generator, s_1: FreeTerm) -> Evide
                 note="L (mu_2 / mu_1^2 - 1 - s_1)",
             )
         )
-    exact = squared_singular_values(LINEAR, width, DEEP, generator).sqrt()
+    # Isometry holds at every width, and its failures show at small ones too.
+    exact = squared_singular_values(LINEAR, width // 4, DEEP, generator).sqrt()
     parts.append(
         Evidence.at_most(
             f"largest |s - 1|, {LINEAR.name}, {DEEP} layers", (exact - 1).abs().max(), 1e-10, "isometry"
         )
     )
-    return Evidence.all_of(*parts, deep(width // 2, generator, s_1), figures=(histogram(bars),))
+    return Evidence.all_of(*parts, deep(width // 4, generator, s_1), figures=(histogram(bars),))
 
 
 def deep(width: int, generator: torch.Generator, s_1: FreeTerm) -> Evidence:
