@@ -61,7 +61,7 @@ def counterexample(scale: Scale, generator: torch.Generator) -> Evidence:
 
 def experiment(scale: Scale, generator: torch.Generator, corrupted: float) -> Evidence:
     """Fit three kinds of data and compare how."""
-    effort = Effort(30, 3, 30, 250) if scale is Scale.QUICK else Effort(100, 8, 60, 800)
+    effort = Effort(30, 3, 30, 400) if scale is Scale.QUICK else Effort(100, 8, 60, 800)
     data = digits(seed=int(torch.randint(2**31, (), generator=generator)))
     kinds = three_kinds(data, corrupted, generator)
     early = first_epoch([kinds[name] for name in KINDS], effort, generator)
