@@ -51,7 +51,7 @@ def test_the_initial_function_is_subtracted_and_the_loss_is_hinge() -> None:
     x = torch.randn(5, module.INPUTS, generator=torch.Generator().manual_seed(1))
     targets = torch.stack([torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0]), model(x).detach()], 1)
     assert torch.equal(module.hinge(model, x, targets), torch.ones(5))
-    train_x, train_y, test_x, test_y = module.two_classes()
+    train_x, train_y, test_x, test_y = module.two_classes(60)
     before = module.trained([model], train_x[:1], train_y[:1], test_x, test_y, steps=1)
     assert before.parameters == sum(p.numel() for p in model.parameters())
     assert set(train_y.tolist()) == {-1.0, 1.0}

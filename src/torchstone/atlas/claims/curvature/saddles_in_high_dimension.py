@@ -50,7 +50,7 @@ def experiment(scale: Scale, generator: torch.Generator, ensemble: Ensemble) -> 
     """Probabilities for n = 2 and 3 by plain counting, up to n = 8 by splitting; then a network's critical points."""
     draws = 1_000_000 if scale is Scale.QUICK else 40_000_000
     shares = {n: share_of_positive(ensemble, n, draws, generator) for n in (2, 3)}
-    logs, errors = log_probabilities(20_000 if scale is Scale.QUICK else 400_000, generator)
+    logs, errors = log_probabilities(5_000 if scale is Scale.QUICK else 400_000, generator)
     bends = logs[2:] - 2 * logs[1:-1] + logs[:-2]
     loss, index = critical_points(12 if scale is Scale.QUICK else 60, generator)
     return Evidence.all_of(

@@ -21,7 +21,7 @@ from torchstone.data.digits import digits
 from torchstone.details import Axis, Curve, Line, Table, numbers
 from torchstone.training.fit_many import fit_many
 
-INPUTS, DEPTH, EXAMPLES, RATE = 10, 3, 100, 1.0
+INPUTS, DEPTH, RATE = 10, 3, 1.0
 MODERATE = 64
 MEMBERS = 20
 
@@ -61,8 +61,9 @@ def counterexample(scale: Scale, generator: torch.Generator) -> Evidence:
 def experiment(scale: Scale, generator: torch.Generator, depth: int) -> Evidence:
     """Train 20 networks of each width on two classes of digits."""
     # Narrower networks take more steps to loss 0; steps behind it change nothing, because the gradient is 0.
-    widths, steps = ((32, 64, 128), 400) if scale is Scale.QUICK else ((16, 32, 64, 128, 256, 512), 600)
-    train_x, train_y, test_x, test_y = two_classes()
+    quick = scale is Scale.QUICK
+    widths, steps = ((32, 64, 128), 200) if quick else ((16, 32, 64, 128, 256, 512), 600)
+    train_x, train_y, test_x, test_y = two_classes(60 if quick else 100)
     seeds = torch.randint(2**31, (MEMBERS,), generator=generator).tolist()
     found: dict[int, Width] = {}
     for width in widths:
@@ -118,17 +119,17 @@ class Dense(nn.Module):
         return x[:, 0]
 
 
-def two_classes() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Odd and even digits by their ten leading principal components; labels -1 and 1."""
+def two_classes(examples: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Odd and even digits by the ten leading principal components of the training examples; labels -1 and 1."""
     data = digits()
     images = torch.cat([data.train_x, data.test_x]).flatten(1).double()
     labels = torch.cat([data.train_y, data.test_y])
-    centred = images - images[:EXAMPLES].mean(0)
-    directions = torch.linalg.svd(centred[:EXAMPLES], full_matrices=False).Vh[:INPUTS]
+    centred = images - images[:examples].mean(0)
+    directions = torch.linalg.svd(centred[:examples], full_matrices=False).Vh[:INPUTS]
     x = centred @ directions.T
-    x = (x * (INPUTS / x[:EXAMPLES].square().sum(1).mean()).sqrt()).float()
+    x = (x * (INPUTS / x[:examples].square().sum(1).mean()).sqrt()).float()
     y = (2 * (labels % 2) - 1).float()
-    return x[:EXAMPLES], y[:EXAMPLES], x[EXAMPLES:], y[EXAMPLES:]
+    return x[:examples], y[:examples], x[examples:], y[examples:]
 
 
 def hinge(model: nn.Module, x: Tensor, targets: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Sizes:
 
 
 SIZES = {
-    Scale.QUICK: Sizes((32, 64, 128, 256, 512), 20, 1024),
+    Scale.QUICK: Sizes((32, 64, 128, 256), 16, 1024),
     Scale.FULL: Sizes((32, 64, 128, 256, 512, 1024, 2048), 32, 4096),
 }
 
