@@ -56,7 +56,7 @@ def test_a_curve_joins_what_the_line_does_not() -> None:
     assert found["straight line"] > 0.1
     assert found["trained curve"] <= 0.1 * found["straight line"]
     assert found["line after alignment"] < found["straight line"]
-    assert reading.value == found["straight line"]
+    assert reading.value == found["trained curve"]
     assert reading.verdict.level is Level.GOOD
     assert same_state(before, model_state(made.model))
     [table] = [detail for detail in reading.details if isinstance(detail, Table)]

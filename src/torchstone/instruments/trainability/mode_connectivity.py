@@ -44,7 +44,7 @@ class ModeConnectivity:
 
     On the straight line, on the line to the second network with its hidden units reordered to match, and on a quadratic
     Bezier curve whose bend is trained. A barrier is the largest height above the chord of the two ends' losses. The value
-    is the barrier of the straight line's training loss; the verdict is about the curve's.
+    is the training loss's barrier on the lower one of line and curve.
 
     Cost: one training, `epochs` more for the curve, and 3 `points` forward passes over training and test data. Error:
     over the examples; not over further seeds.
@@ -151,19 +151,20 @@ class ModeConnectivity:
         barriers = {name: profile.barrier for (name, split), profile in profiles.items() if split == "train"}
         line, curve = barriers[LINE], barriers.get(CURVE)
         verdict = judge(line, curve, self.share)
+        lowest = line if curve is None or line.value <= curve.value else curve
         told = [f"{barriers[name].value:.3g} {words}" for name, words in _WORDS.items() if name in barriers]
         return Reading.of(
             self.META,
-            value=line.value,
+            value=lowest.value,
             uncertainty=Uncertainty(
-                line.low, line.high, "examples", "simultaneous Student intervals (Bonferroni)"
+                lowest.low, lowest.high, "examples", "simultaneous Student intervals (Bonferroni)"
             ),
             verdict=verdict,
             headline=f"Between two trainings the training loss rises by {', '.join(told)}.",
             explanation=(
                 "A second network was trained from another seed. Weights can only be averaged where the straight line is "
                 "low; solutions that a low curve joins lie in one connected valley, and networks taken along it make a "
-                "cheap ensemble."
+                "cheap ensemble. The number is the height of the lower one of line and curve."
             ),
             remedies=_remedies(line),
             details=(_curve(profiles), *_errors(profiles, rates), _table(profiles), _scalars(barriers)),
@@ -211,7 +212,8 @@ def _curve(profiles: dict[tuple[str, str], Profile]) -> Curve:
             Line(f"{name}, {split}", profile.places, numbers(profile.risks))
             for (name, split), profile in profiles.items()
         ),
-        caption="Place 0 is this network, 1 the second one. A hump is a barrier. Reordering hidden units changes nothing about the second network but its place.",
+        caption="Place 0 is this network, 1 the second one. A hump is a barrier. Reordering hidden units changes nothing about "
+        "the second network but its place.",
     )
 
 

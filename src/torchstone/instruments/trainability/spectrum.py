@@ -20,6 +20,7 @@ from torchstone.workbench.spectral_shares import Shares, shares_by_sign
 SOURCE = "Ghorbani, Krishnan & Xiao 2019; Sagun et al. 2018; Papyan 2019; Onatski 2010, section III"
 UNIT = "loss / weight²"
 _MOST_PAIRS = 40
+_VAGUE = 0.2  # width of an interval for a share from which only the interval is told
 
 
 @dataclass(frozen=True)
@@ -130,28 +131,29 @@ def _headline(found: OutlierCount | None, classes: int | None, shares: Shares) -
     if found is None:
         first = "The spectrum is too short to tell outliers from a bulk"
     else:
-        many = (
-            "No eigenvalue stands" if found.count == 0 else f"{found.count} of the largest eigenvalues stand"
+        many = {0: "No eigenvalue stands", 1: "One of the largest eigenvalues stands"}.get(
+            found.count, f"{found.count} of the largest eigenvalues stand"
         )
-        many = "One of the largest eigenvalues stands" if found.count == 1 else many
         beside = "" if classes is None else f" ({classes} classes)"
         first = f"{many} apart from the bulk{beside}"
     return (
-        f"{first}; {_percent(shares.zero)} of all eigenvalues are zero up to {shares.resolution:.1%} of the largest, "
+        f"{first}; {_percent(shares.zero)} of all eigenvalues are zero up to {100 * shares.resolution:g}% of the largest, "
         f"{_percent(shares.negative)} are negative."
     )
 
 
 def _percent(item: Scalar) -> str:
-    exact = item.low is None or item.high is None or item.low == item.high
-    return f"{item.value:.2%}" if exact else f"{item.value:.2%} ({item.low:.2%} to {item.high:.2%})"
+    """A share; only its ends where they lie too far apart for the estimate between them to mean much."""
+    if item.low is None or item.high is None or item.low == item.high:
+        return f"{item.value:.2%}"
+    if item.high - item.low > _VAGUE:
+        return f"{item.low:.0%} to {item.high:.0%}"
+    return f"{item.value:.1%} ({item.low:.1%} to {item.high:.1%})"
 
 
 def _how(quadrature: LanczosQuadrature) -> str:
     if quadrature.exact:
-        return (
-            f"All {quadrature.size:,} eigenvalues of the Hessian of the mean training loss, computed exactly."
-        )
+        return f"All eigenvalues of the Hessian of the mean training loss ({quadrature.size:,}), computed exactly."
     return (
         f"Density of the {quadrature.size:,} eigenvalues of the Hessian of the mean training loss by stochastic Lanczos "
         f"quadrature with {quadrature.probes} random vectors; the {len(quadrature.known)} largest are exact."
@@ -169,8 +171,10 @@ def _density(quadrature: LanczosQuadrature, found: OutlierCount | None, pairs: E
     bands = () if quadrature.probes == 0 else (numbers(low), numbers(torch.maximum(high, values)))
     lines = [Line("density", numbers(grid), numbers(values), *bands)]
     if found is not None and found.count:
-        apart = pairs.values[: found.count]
-        lines.append(Line("outliers (exact)", numbers(apart), numbers([single] * found.count)))
+        # Gaps between the points, which no line must join.
+        apart = pairs.values[: found.count].repeat_interleave(2)[:-1]
+        heights = ([single, math.nan] * found.count)[:-1]
+        lines.append(Line("outliers (exact)", numbers(apart), numbers(heights)))
     caption = (
         "Single peaks are single eigenvalues. The curve is cut at a hundredth of one eigenvalue's height."
     )
@@ -225,7 +229,7 @@ def _scalars(
     return Scalars(
         "Parts of the spectrum",
         tuple(items),
-        caption=f"Zero: up to {shares.resolution:.1%} of the largest eigenvalue in size. Intervals: 95% over the random "
+        caption=f"Zero: up to {100 * shares.resolution:g}% of the largest eigenvalue in size. Intervals: 95% over the random "
         "vectors, wider by what Gauss rules of fewer steps disagree about.",
     )
 
