@@ -16,6 +16,8 @@ from torchstone.linalg.linear_map import LinearMap
 def as_linear_map(source: Any, *, symmetric: bool | None = None) -> LinearMap:
     """A `LinearMap` with the products of `source`.
 
+    Cost: no product; one look at the entries of a matrix, for NaN and symmetry. Bias: none, products are those of `source`.
+
     Args:
         source: A `LinearMap`, a matrix (strided tensor or NumPy array, float32 or float64), a SciPy sparse matrix or
             array, or a `scipy.sparse.linalg.LinearOperator`. SciPy's products run on the CPU; integers and booleans

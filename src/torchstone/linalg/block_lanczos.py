@@ -45,7 +45,8 @@ class BlockLanczos:
     Products are in the map's dtype; T and C are float64. A breakdown (a new direction no longer than 10 eps |A|, with
     |A| the longest product with a unit vector so far) makes N smaller.
 
-    Memory: capacity vectors of length n for V and N, and about three times the columns of a product.
+    Cost of an expansion by b directions with m in the basis: a product of b columns and about 8 n m b operations. Memory:
+    capacity vectors of length n for V and N, and about three times the columns of a product.
 
     Args:
         A: Declared symmetric.

@@ -14,6 +14,8 @@ from torchstone.linalg.linear_map import LinearMap
 class DenseMap(LinearMap):
     """The linear map of a matrix.
 
+    Cost of a product: 2 m n operations a column, exact to rounding; no memory of its own.
+
     Args:
         matrix: Strided tensor (m, n), float32 or float64. Not copied.
         symmetric: None looks: |A - A^T| <= sqrt(eps) max|A| counts as symmetric.

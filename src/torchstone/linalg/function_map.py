@@ -14,6 +14,8 @@ from torchstone.linalg.linear_map import LinearMap
 class FunctionMap(LinearMap):
     """The linear map that a function computes.
 
+    Cost and error of a product: those of the function, called once a column, or once for all with `block`.
+
     Args:
         function: Vector (n,) to vector (m,); with `block`, columns (n, k) to columns (m, k).
         shape: (m, n).

@@ -18,6 +18,8 @@ from torchstone.linalg.minres import solve_minres
 class DampedMap(LinearMap):
     """The map A + damping I.
 
+    Cost of a product: one of A, and 2 n operations a column; its rounding is that of A.
+
     Args:
         A: A square map, or what `as_linear_map` takes.
         damping: A finite number, of any sign.

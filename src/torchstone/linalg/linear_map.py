@@ -25,6 +25,10 @@ class LinearMap(ABC):
 
     Products may carry an autograd graph; routines that do not differentiate detach them.
 
+    Cost: what the subclass's product takes, and one sum over what comes out to see that it is finite; nothing is stored. A
+    sum, product, scaling, transpose or restriction is lazy: it costs the products of its parts, and adds no error but
+    rounding. `to_dense` takes n products.
+
     Args:
         shape: (m, n), both at least 1.
         dtype: float32 or float64: the type of the vectors taken and given. Maps of lower precision cast inside.

@@ -15,6 +15,8 @@ def hanson_wright_reach(t: float, *, frobenius_norm: float, norm: float, probes:
 
         P( (1/m) sum_j x_j^T A x_j > tr A + 2 sqrt(tr(A^2) t / m) + 2 ||A|| t / m ) <= e^-t.
 
+    Cost: none, a formula; the bound holds for every such A and is seldom reached.
+
     Args:
         t: At least 0.
         frobenius_norm: ||A||_F = sqrt(tr(A^2)), or a bound on it.
@@ -59,6 +61,8 @@ def probe_count(
     about 4 t / e^2 for small e and less than 6 t / e^2 for e <= 3/4, which is the usual form. It is Chernoff's bound upwards,
     from E exp(h x^T A x / tr A) <= (1 - 2h)^(-1/2); downwards, E exp(-h x^T A x / tr A) <= 1 - h + 3 h^2 / 2 gives fewer.
     The worst case is a matrix of rank one.
+
+    Cost: none, a formula; it holds for every such A, so that most need fewer.
 
     Where the spectrum is known there are fewer still. With F = ||A||_F and L = ||A||, m is the least number with
 

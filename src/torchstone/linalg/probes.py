@@ -21,6 +21,8 @@ def draw_probes(
 
     They are drawn on the generator's device and moved, so a CPU generator gives the same numbers for every device.
 
+    Cost: count n random numbers, and memory for as many; no product.
+
     Args:
         A: The map they are for.
         count: How many columns.
