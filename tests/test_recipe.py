@@ -39,6 +39,12 @@ def optimizer(lr: Any = 0.3, momentum: float = 0.8) -> torch.optim.SGD:
             {"trajectory": [{}, {}], "trajectory_steps": [1]},
             "one number for each state of the trajectory; got 1 for 2",
         ),
+        ({"batch_size": 0}, "batch_size must be a whole number"),
+        ({"epochs": 2.5}, "epochs must be a whole number"),
+        ({"epochs": -1}, "epochs must be a whole number"),
+        ({"build": 3}, "build must be a function"),
+        ({"schedule": "cosine"}, "schedule must be a function"),
+        ({"penalty": 0.1}, "penalty must be a function"),
     ],
 )
 def test_what_is_no_recipe(arguments: dict[str, Any], words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,9 +59,9 @@ class Recipe:
     notes: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("lr", "momentum"):
+        for name, checked in CHECKED.items():
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _real(name, getattr(self, name)))
+                object.__setattr__(self, name, checked(name, getattr(self, name)))
         if self.lr is not None and not self.lr > 0:
             raise SettingError(
                 "Recipe.lr must be positive", repr(self.lr), "Pass the learning rate of the last step."
@@ -140,6 +141,32 @@ def _real(name: str, value: Any) -> float:
     if isinstance(value, str | bool) or not math.isfinite(real):
         raise SettingError(f"Recipe.{name} must be a finite number", repr(value), "Pass a float.")
     return real
+
+
+def _count(name: str, value: Any) -> int:
+    """A Python integer of at least 1 out of one of any library."""
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise SettingError(f"Recipe.{name} must be a whole number, at least 1", repr(value), "Pass an int.")
+    return count
+
+
+def _function(name: str, value: Any) -> Any:
+    if not callable(value):
+        raise SettingError(
+            f"Recipe.{name} must be a function", type(value).__name__, "See the documentation of Recipe."
+        )
+    return value
+
+
+CHECKED: Mapping[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("lr", "momentum"), _real),
+    **dict.fromkeys(("batch_size", "epochs"), _count),
+    **dict.fromkeys(("build", "schedule", "penalty"), _function),
+}
 
 
 def _shown(value: Any) -> str | int | float | bool | None:

@@ -324,7 +324,9 @@ def test_divergence_at_the_last_step_is_noticed():
             generator=generator())  # fmt: skip
 
 
-@pytest.mark.parametrize("budget", [{}, {"epochs": 1, "steps": 1}, {"epochs": 0}, {"steps": -1}])
+@pytest.mark.parametrize(
+    "budget", [{}, {"epochs": 1, "steps": 1}, {"epochs": 0}, {"steps": -1}, {"epochs": 2.5}]
+)
 def test_the_budget_is_epochs_or_steps(budget):
     with pytest.raises(SettingError, match="either epochs or steps"):
         fit(

@@ -457,6 +457,7 @@ def test_evaluation_equals_that_of_each_member() -> None:
         ({"models": [dense(0), dense(1).double()]}, "one architecture"),
         ({"generators": generators([0])}, "one generator for each"),
         ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 2.5}, "batch_size"),
         ({"memory_budget": 0}, "memory_budget"),
         ({"epochs": None}, "epochs or steps"),
         ({"rows": [torch.arange(3)]}, "rows needs"),

@@ -127,5 +127,7 @@ def check_pairs(x: Tensor, y: Tensor, batch_size: int) -> None:
             f"shapes {tuple(x.shape)} and {tuple(y.shape)}",
             "Pass one target per input.",
         )
-    if batch_size < 1:
-        raise SettingError("batch_size must be at least 1", str(batch_size), "Pass for example 64.")
+    if not hasattr(batch_size, "__index__") or batch_size < 1:
+        raise SettingError(
+            "batch_size must be a whole number, at least 1", str(batch_size), "Pass for example 64."
+        )

@@ -286,7 +286,8 @@ def updates(epochs: int | None, steps: int | None, count: int, batch_size: int) 
     Raises:
         SettingError: Not exactly one of the two, or none of it.
     """
-    if (epochs is None) == (steps is None) or (epochs or steps or 0) < 1:
+    budget = epochs if steps is None else steps
+    if (epochs is None) == (steps is None) or not hasattr(budget, "__index__") or (budget or 0) < 1:
         raise SettingError(
             "fit needs either epochs or steps, at least 1",
             f"epochs={epochs}, steps={steps}",

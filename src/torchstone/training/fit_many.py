@@ -169,7 +169,8 @@ def fit_many(
     check_same_architecture(models)
     members = len(models)
     data = MemberData.of(x, y, members, rows, inputs, targets)
-    if len(generators) != members or batch_size < 1 or memory_budget < 1:
+    whole = hasattr(batch_size, "__index__") and batch_size >= 1
+    if len(generators) != members or not whole or memory_budget < 1:
         raise SettingError(
             f"fit_many needs one generator for each of {members} models, a batch_size and a memory_budget of at least 1",
             f"{len(generators)} generators, batch_size={batch_size}, memory_budget={memory_budget}",
