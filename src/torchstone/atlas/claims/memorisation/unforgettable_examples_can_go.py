@@ -80,13 +80,12 @@ def experiment(scale: Scale, generator: torch.Generator, data: Data) -> Evidence
         split = data(_seed(generator), 0.0)
         found = ledger(split, generator)
         spare.append(found.unforgettable.double().mean())
-        rows = [torch.arange(len(split.train_x))] * (size.networks // 2)
+        rows = [torch.arange(len(split.train_x))] * size.networks
         for arm, share in kept:
             remaining = len(split.train_x) - round(share * len(split.train_x))
             rows += [_left(found, remaining, arm, generator) for _ in range(size.networks)]
-        wrong = errors(split, rows, generator)
-        full.append(wrong[: size.networks // 2])
-        parts = wrong[size.networks // 2 :].split(size.networks)
+        whole, *parts = errors(split, rows, generator).split(size.networks)
+        full.append(whole)
         for wrongs, part in zip(kept.values(), parts, strict=True):
             wrongs.append(part)
         differences.append(kept[RANDOM, SHARE][-1] - kept[LEAST, SHARE][-1])
