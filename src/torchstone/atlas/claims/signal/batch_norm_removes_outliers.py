@@ -43,15 +43,15 @@ def run(scale: Scale, generator: torch.Generator) -> Evidence:
 
 def counterexample(scale: Scale, generator: torch.Generator) -> Evidence:
     """With running statistics, as in evaluation: nearly the ratio of the network without normalisation."""
-    return experiment(scale, generator, "eval")
+    return experiment(scale, generator, "eval", seeds=2)
 
 
-def experiment(scale: Scale, generator: torch.Generator, mode: Mode) -> Evidence:
+def experiment(scale: Scale, generator: torch.Generator, mode: Mode, seeds: int = SEEDS) -> Evidence:
     """Ratios of networks with and without batch normalisation, of the same weights and batches."""
     channels, examples = (6, 80) if scale is Scale.QUICK else (8, 500)
     spectra: dict[bool, list[Tensor]] = {False: [], True: []}
     losses: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(SEEDS):
+    for _ in range(seeds):
         state = generator.get_state()
         for normalised in (False, True):
             generator.set_state(state)
@@ -62,7 +62,7 @@ def experiment(scale: Scale, generator: torch.Generator, mode: Mode) -> Evidence
     quotient = ratios[False] / ratios[True]
     return Evidence.all_of(
         Evidence.at_least(
-            "outlier ratio without over with batch normalisation, median of 5 seeds",
+            f"outlier ratio without over with batch normalisation, median of {seeds} seeds",
             quotient.median(),
             2.0,
             f"from {float(quotient.min()):.2f} to {float(quotient.max()):.2f}",
@@ -71,7 +71,7 @@ def experiment(scale: Scale, generator: torch.Generator, mode: Mode) -> Evidence
             "seeds where batch normalisation does not lower the ratio", float((quotient <= 1).sum()), 0.0
         ),
         Evidence.at_least(
-            "largest eigenvalue without over with batch normalisation, median of 5 seeds",
+            f"largest eigenvalue without over with batch normalisation, median of {seeds} seeds",
             torch.stack([a[0] / b[0] for a, b in zip(spectra[False], spectra[True], strict=True)]).median(),
             2.0,
             "the outliers themselves shrink",
@@ -161,7 +161,7 @@ def table(ratios: dict[bool, Tensor], losses: dict[bool, list[float]]) -> Table:
     """Ratio and loss by seed."""
     rows = tuple(
         (i + 1, float(ratios[False][i]), float(ratios[True][i]), losses[False][i], losses[True][i])
-        for i in range(SEEDS)
+        for i in range(len(losses[True]))
     )
     return Table(
         "Outlier ratios",
