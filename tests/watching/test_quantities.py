@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 
 import pytest
 import torch
@@ -10,16 +12,14 @@ from torch import Tensor, nn
 
 from torchstone.objectives import Classification, Regression
 from torchstone.specimen import Specimen
-from torchstone.watching.alerts import Alerts, diverging, exploding, stuck, vanishing
 from torchstone.watching.probe import probe
 from torchstone.watching.quantities import choose, gradient_noise
 from torchstone.watching.quantities.forgetting import Forgetting
 from torchstone.watching.quantities.noise import Noise
 from torchstone.watching.quantities.step_curvature import StepCurvature
-from torchstone.watching.quantities.stopping import EarlyStopping
+from torchstone.watching.quantities.stopping import EarlyStopping, is_real
 from torchstone.watching.quantities.training import Gradient
 from torchstone.watching.quantities.weights import Balance, StableRanks, homogeneous_pairs
-from torchstone.watching.record import Record
 from torchstone.watching.state import State
 from torchstone.workbench import Workbench
 
@@ -90,24 +90,43 @@ def test_gradient_noise_from_inner_products() -> None:
     trace = float(covariance.trace())
     assert found.covariance_trace == pytest.approx(trace, rel=1e-10)
     assert found.squared_norm == pytest.approx(float(mean @ mean) - trace / 40, rel=1e-10)
-    inner = gradients @ mean
-    assert found.inner_variance == pytest.approx(float(inner.var()), rel=1e-10)
-    orthogonal = gradients - (inner / (mean @ mean))[:, None] * mean
-    assert found.orthogonal == pytest.approx(float(orthogonal.square().sum(1).mean()), rel=1e-10)
     sizes = found.batch_sizes()
     assert sizes["norm"] == pytest.approx(found.noise_scale / 0.9**2)
 
 
+def test_u_statistics_are_means_over_different_examples() -> None:
+    """Against sums over all triples and quadruples of different examples, the definition; error bar: leaving one out."""
+    gradients = 1.5 + torch.randn(7, 3, generator=generator(), dtype=F64)
+    gram = gradients @ gradients.T
+    found = gradient_noise(gram)
+    triples = [float(gram[a, b] * gram[a, c]) for a, b, c in itertools.permutations(range(7), 3)]
+    fours = [float(gram[a, b] * gram[c, d]) for a, b, c, d in itertools.permutations(range(7), 4)]
+    along, fourth = statistics.fmean(triples), statistics.fmean(fours)
+    assert found.inner_variance == pytest.approx(max(0.0, along - fourth), rel=1e-10)
+    size = float(gram.diagonal().mean())
+    assert found.orthogonal == pytest.approx(max(0.0, size - along / found.squared_norm), rel=1e-10)
+    without = [
+        gradient_noise(gram[rows][:, rows]).squared_norm
+        for rows in ([m for m in range(7) if m != n] for n in range(7))
+    ]
+    spread = 6 / 7 * sum((one - statistics.fmean(without)) ** 2 for one in without)
+    assert found.squared_norm_error == pytest.approx(math.sqrt(spread), rel=1e-10)
+
+
 def test_the_noise_scale_is_unbiased_in_its_parts_and_infinite_for_noise() -> None:
     g = generator()
-    draws = []
+    draws, covered = [], 0
+    scale = 5 / (5 * 0.2**2)
     for _ in range(2000):
         gradients = 0.2 + torch.randn(20, 5, generator=g, dtype=F64)
         found = gradient_noise(gradients @ gradients.T)
         draws.append((found.squared_norm, found.covariance_trace))
+        covered += found.surely_at_least <= scale
     squares, traces = (torch.tensor(part, dtype=F64) for part in zip(*draws, strict=True))
     for values, truth in ((squares, 5 * 0.2**2), (traces, 5.0)):
         assert abs(float(values.mean()) - truth) < 4 * float(values.std()) / len(values) ** 0.5
+    # Three standard errors on one side cover 99.9% of a normal estimate; skewness and 20 examples take some of it.
+    assert covered > 0.97 * len(draws)
     pure = torch.randn(4, 3, generator=g, dtype=F64)
     pure -= pure.mean(0)
     assert gradient_noise(pure @ pure.T).noise_scale == math.inf
@@ -122,9 +141,8 @@ def test_noise_on_a_probe_and_its_alert() -> None:
     constant = nn.Linear(5, 3).double()
     nn.init.zeros_(constant.weight)
     nn.init.zeros_(constant.bias)
-    x, _ = data()
-    balanced = Specimen(constant, Classification(), (torch.cat([x, -x]), torch.arange(120) % 3))
-    bench = probe(balanced, constant, torch.optim.SGD(constant.parameters(), lr=0.1), None, 1)
+    noise = Specimen(constant, Classification(), data(960))  # labels that have nothing to do with the inputs
+    bench = probe(noise, constant, torch.optim.SGD(constant.parameters(), lr=0.1), None, 1, 960)
     noisy = Noise().measure(state(constant, bench))
     assert noisy.values["noise_scale"] > 100
     assert [alert.kind for alert in noisy.alerts] == ["noise-dominated"]
@@ -180,23 +198,34 @@ def test_forgetting_counts_what_was_right_and_is_not() -> None:
 
 
 def test_early_stopping_is_prechelts_criterion() -> None:
+    """Scaling the weights makes a network surer: better on labels that it has right, worse on those it has wrong."""
     model = network()
-    quantity = EarlyStopping()
-    quantity.measure(state(model, bench_of(model), lr=0.0))
-    best = quantity.best
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3)
-    found = quantity.measure(state(model, bench_of(model), lr=0.0, step=7))
-    rise = 100 * (found.values["test_loss"] / best - 1)
-    assert found.values["generalisation_loss"] == pytest.approx(rise)
-    assert [alert.kind for alert in found.alerts] == ["overfitting"]
-    assert "best at step 1" in found.alerts[0].message
+    (x, _), (test_x, _) = data(), data(40, 2)
+    right, wrong = model(x).argmax(1), model(test_x).argmin(1)
+    for labels, kinds in ((right, ["overfitting"]), (model(x).argmin(1), [])):
+        model = network()
+        specimen = Specimen(model, Classification(), (x, labels), (test_x, wrong))
+        bench = probe(specimen, model, torch.optim.SGD(model.parameters(), lr=0.1), None, None)
+        quantity = EarlyStopping()
+        quantity.measure(state(model, bench, lr=0.0))
+        best = quantity.best
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+        found = quantity.measure(state(model, bench, lr=0.0, step=7))
+        rise = 100 * (found.values["test_loss"] / best - 1)
+        assert rise > 5
+        assert found.values["generalisation_loss"] == pytest.approx(rise)
+        # Where the training loss rises as well, steps are too large: that is no overfitting.
+        assert [alert.kind for alert in found.alerts] == kinds
+    assert is_real(torch.tensor([1.0, 1.1, 0.9, 1.0]))
+    assert not is_real(torch.tensor([1.0, -1.0, 2.0, 0.0]))
+    assert not is_real(torch.tensor([1.0]))
 
 
 def test_balance_is_conserved_by_small_steps_and_not_by_large_ones() -> None:
     drifts = {}
-    for lr in (1e-4, 1e-1):
+    for lr in (1e-3, 1e-1):
         model = network()
         balance = Balance(model)
         balance.measure(state(model, lr=0.0))
@@ -204,8 +233,8 @@ def test_balance_is_conserved_by_small_steps_and_not_by_large_ones() -> None:
             state(model, lr=lr)
         drifts[lr] = balance.measure(state(model, lr=0.0)).values["balance_drift"]
     # Gradient flow conserves |W_1|^2 + |b_1|^2 - |W_2|^2; a step of size lr changes it by O(lr^2).
-    assert drifts[1e-4] < 1e-4
-    assert drifts[1e-1] > 10 * drifts[1e-4]
+    assert drifts[1e-3] < 1e-3
+    assert drifts[1e-1] > 10 * drifts[1e-3]
     assert [name for name, _, _ in homogeneous_pairs(network())] == ["0 to 2"]
     assert not homogeneous_pairs(nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)))
 
@@ -229,45 +258,3 @@ def test_quantities_by_name() -> None:
     assert [quantity.key for quantity in choose("margins", network())] == ["margins"]
     with pytest.raises(Exception, match="quantities must be names; got 'speed'"):
         choose("speed", network())
-
-
-def record(step: int, loss: float = 1.0, **values: float) -> Record:
-    return Record(step, float(step), {"loss": loss, **values})
-
-
-def test_divergence_is_a_loss_that_is_not_finite_or_rises_for_good() -> None:
-    assert diverging([record(1, math.nan)])[0].severity == "poor"
-    falling = [record(i, 1 / i) for i in range(1, 60)]
-    assert not diverging(falling)
-    assert not diverging([*falling, record(60, 5.0)])  # a single bad batch is no divergence
-    rising = [record(i, 1 + i / 20) for i in range(1, 60)]
-    assert diverging(rising)[0].kind == "diverging"
-    assert not diverging([])
-
-
-def test_vanishing_is_an_update_that_rounding_swallows() -> None:
-    layers = {"update_ratio": {"a": 1e-9, "b": 1e-3, "c": 0.5}, "weight_norm": {"a": 1.0, "b": 1.0, "c": 1.0}}
-    now = Record(50, 1.0, {}, {**layers, "gradient_norm": {"a": math.nan}})
-    rounding = {"a": 2.0**-24, "b": 2.0**-24}
-    assert [alert.layer for alert in vanishing(now, rounding)] == ["a"]
-    assert not vanishing(now, {"a": 2.0**-53, "b": 2.0**-53})
-    assert {(alert.kind, alert.layer) for alert in exploding(now)} == {
-        ("exploding", "a"),
-        ("large steps", "c"),
-    }
-
-
-def test_stuck_is_no_progress_without_a_gradient() -> None:
-    flat = [record(i, 2.3, gradient_norm=1.0 if i < 5 else 1e-6) for i in range(1, 100)]
-    assert [alert.kind for alert in stuck(flat)] == ["stuck"]
-    assert not stuck([record(i, 2.3, gradient_norm=1.0) for i in range(1, 100)])
-    assert not stuck([record(i, 2.3 / i, gradient_norm=1 / i**3) for i in range(1, 100)])
-
-
-def test_alerts_are_said_once_until_they_recover() -> None:
-    alerts = Alerts({})
-    bad, good = record(1, math.inf), record(2, 0.5)
-    assert len(alerts.after([bad], [], [])) == 1
-    assert not alerts.after([bad, record(2, math.inf)], [], [])
-    assert not alerts.after([bad, good], [], [])
-    assert len(alerts.after([bad, good, record(3, math.nan)], [], [])) == 1

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchstone.watching.alerts import ROUNDING, Weight
 from torchstone.watching.state import NO_GRADIENT, stacked_norms
 
 
 class Kept:
-    """The trainable parameters of a model, and what is kept of the step that is being taken.
+    """The trainable parameters of a model that an optimiser holds, and what is kept of the step that is being taken.
+
+    Parameters of the model that another optimiser holds are that one's watcher's.
 
     Args:
         model: The model; parameters may be added to it, frozen and thawed.
         optimizer: Its optimiser.
+
+    Attributes:
+        weights: What judging a parameter takes, by name.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         self.model, self.optimizer = model, optimizer
         self.names: tuple[str, ...] = ()
         self.parameters: tuple[nn.Parameter, ...] = ()
+        self.weights: Mapping[str, Weight] = {}
         self.before: tuple[Tensor, ...] | None = None
         self._norms: tuple[Tensor, list[int]] | None = None
         self._memory: list[Tensor] = []
@@ -28,20 +37,30 @@ class Kept:
 
     def find(self) -> None:
         """Look for the trainable parameters anew."""
-        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        named = self._found()
         self.names, self.parameters = tuple(named), tuple(named.values())
+        self.weights = {
+            name: Weight(ROUNDING.get(str(p.dtype), ROUNDING["torch.float32"]), p.numel(), p.ndim >= 2)
+            for name, p in named.items()
+        }
 
     @property
     def changed(self) -> bool:
         """Whether the trainable parameters are other ones than were found."""
-        now = [p for p in self.model.parameters() if p.requires_grad]
+        now = tuple(self._found().values())
         return len(now) != len(self.parameters) or any(
             a is not b for a, b in zip(now, self.parameters, strict=True)
         )
 
+    def _found(self) -> dict[str, nn.Parameter]:
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        named = self.model.named_parameters()
+        return {name: p for name, p in named if p.requires_grad and id(p) in held}
+
     def keep(self) -> None:
         """Right before the optimiser's step; nothing waits for a device."""
-        self.find()
+        if self.changed:
+            self.find()
         used = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
         gradients = [self.parameters[i].grad.detach() for i in used]  # pyright: ignore[reportOptionalMemberAccess]
         found = stacked_norms(gradients) if gradients else torch.zeros(0)
@@ -54,6 +73,12 @@ class Kept:
         if now:
             torch._foreach_copy_(self._memory, now)  # pyright: ignore[reportPrivateImportUsage]
         self.before = tuple(self._memory)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether a fused optimiser is about to leave the step out, because scaled gradients have overflowed."""
+        overflow = getattr(self.optimizer, "found_inf", None)
+        return overflow is not None and float(overflow) > 0
 
     def forget(self) -> None:
         """The step has been looked at."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ _FIX = f"Pass the folder given to watch(folder=...), or the {FILE_NAME} in it."
 class WatchLog:
     """What a watched run left behind.
 
-    Where several runs wrote to one folder, this is the last of them.
+    Where several runs wrote to one folder, this is the last of them; where that one was resumed, after what came before.
 
     Attributes:
         header: What is watched.
@@ -37,6 +37,7 @@ class WatchLog:
         alerts: What was said.
         summary: What the run said at its end; None while it goes on, or where it was killed.
         damaged: Lines that could not be read and were left out.
+        seconds_before: What the run had taken before it was resumed.
     """
 
     header: Header
@@ -44,6 +45,7 @@ class WatchLog:
     alerts: list[Alert] = field(default_factory=list)
     summary: Mapping[str, Any] | None = None
     damaged: int = 0
+    seconds_before: float = 0.0
 
     @classmethod
     def load(cls, place: str | Path) -> WatchLog:
@@ -170,16 +172,29 @@ class LogReader:
 
     def _add(self, kind: str, body: Mapping[str, Any]) -> None:
         if kind == "header":
-            self.log = WatchLog(_header(body))
+            self.log = _begun(_header(body), self.log)
         elif self.log is None:
             raise ValueError(kind)
         elif kind == "record":
-            self.log.records.append(record_of(body))
+            record = record_of(body)
+            before = self.log.seconds_before
+            self.log.records.append(replace(record, seconds=record.seconds + before) if before else record)
         elif kind == "alert":
             self.log.alerts.append(alert_of(body))
         elif kind == "summary":
             self.log.summary = dict(body)
         # Other kinds of lines are from a newer writer of the same version: left alone.
+
+
+def _begun(header: Header, before: WatchLog | None) -> WatchLog:
+    """A log that begins, with the steps that a resumed run had taken before."""
+    if header.resumed <= 0 or before is None:
+        return WatchLog(header)
+    records = [record for record in before.records if record.step <= header.resumed]
+    alerts = [alert for alert in before.alerts if alert.step <= header.resumed]
+    header = replace(header, series={**before.header.series, **header.series})
+    seconds = records[-1].seconds if records else 0.0
+    return WatchLog(header, records, alerts, damaged=before.damaged, seconds_before=seconds)
 
 
 class _Newer(Exception):

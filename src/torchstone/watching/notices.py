@@ -19,6 +19,9 @@ _SERIES = {
     "stuck": ("loss", "gradient_norm"),
     "noise-dominated": ("noise_scale", "signal_to_noise"),
     "overfitting": ("loss", "generalisation_loss"),
+    "lost in rounding": ("moved",),
+    "past the stability edge": ("sharpness", "stability_edge"),
+    "dead units": ("activation_health",),
 }
 
 

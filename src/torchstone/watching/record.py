@@ -41,6 +41,7 @@ class Header:
         budget: Share of the training time that measuring may take, with every="auto".
         series: The numbers that may occur, by name.
         version: Of this format.
+        resumed: Steps that the run had taken before, where it was resumed.
     """
 
     started: str
@@ -52,6 +53,7 @@ class Header:
     budget: float
     series: Mapping[str, Series] = field(default_factory=dict)
     version: int = VERSION
+    resumed: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,24 @@ def record_of(body: Mapping[str, Any]) -> Record:
 
 def header_of(body: Mapping[str, Any]) -> Header:
     """The header that `plain` wrote."""
-    series = {name: Series(**one) for name, one in body.get("series", {}).items()}
-    return Header(**{**body, "series": series})
+    series = {str(name): Series(**_texts(one, log=bool)) for name, one in body.get("series", {}).items()}
+    texts = {name: str(body.get(name, "")) for name in ("started", "model", "optimizer", "every")}
+    lr = body.get("lr")
+    return Header(
+        **texts,
+        parameters=int(body["parameters"]),
+        lr=float(lr) if lr is not None else None,
+        budget=float(body["budget"]),
+        series=series,
+        resumed=int(body.get("resumed", 0)),
+    )
 
 
 def alert_of(body: Mapping[str, Any]) -> Alert:
     """The alert that `plain` wrote."""
-    return Alert(**body)
+    return Alert(**_texts(body, step=int))
+
+
+def _texts(body: Mapping[str, Any], **others: Any) -> dict[str, Any]:
+    """Texts, and what is something else by its kind."""
+    return {name: others.get(name, str)(value) for name, value in body.items()}

@@ -28,14 +28,15 @@ CHAPTERS: tuple[tuple[str, str, tuple[tuple[str, ...], ...]], ...] = (
         ("loss", "test_loss"), ("probe_accuracy",), ("generalisation_loss",), ("forgotten",), ("never_forgotten",),
     )),
     ("steps", "Are its steps of the right size?", (
-        ("stability_edge",), ("alpha",), ("update_ratio",), ("gradient_norm",), ("update_norm",), ("weight_norm",),
+        ("sharpness", "stability_limit"), ("stability_edge",), ("alpha",), ("update_ratio",), ("moved",), ("gradient_norm",), ("update_norm",), ("weight_norm",),
         ("step_curvature",), ("step_decrease",), ("lr",),
     )),
     ("noise", "Are its batches of the right size?", (
         ("noise_scale", "norm_test", "inner_product_test", "orthogonality_test"), ("signal_to_noise",),
     )),
     ("layers", "What happens to its layers?", (
-        ("activation_health",), ("effective_rank",), ("stable_rank",), ("balance_drift",),
+        ("activation_health",), ("effective_rank",), ("stable_rank",), ("spectral_norm",), ("weight_outliers",),
+        ("weight_spectra",), ("balance_drift",),
     )),
 )  # fmt: skip
 _LIMITS = {
@@ -241,6 +242,11 @@ def _circumstances(log: WatchLog) -> list[tuple[str, str]]:
     if isinstance(overhead, int | float):
         rows.append(("Taken", f"{overhead:.1%} of the training time, writing the log included"))
     rows.append(("Format", f"watch.jsonl, version {header.version}"))
+    if header.resumed:
+        rows.append(("Resumed", f"after step {header.resumed:,}"))
+    left_out = (log.summary or {}).get("left_out")
+    for name, reason in (left_out if isinstance(left_out, dict) else {}).items():
+        rows.append((f"Not measured: {name}", str(reason)))
     if log.damaged:
         rows.append(("Left out", f"{log.damaged} damaged lines of the log"))
     return rows
@@ -253,4 +259,4 @@ def _last_step(log: WatchLog) -> int:
 
 def _seconds(log: WatchLog) -> float:
     seconds = (log.summary or {}).get("seconds")
-    return float(seconds) if isinstance(seconds, int | float) else log.records[-1].seconds
+    return log.seconds_before + seconds if isinstance(seconds, int | float) else log.records[-1].seconds

@@ -41,6 +41,7 @@ class Schedule:
         quantities: All of them.
         every: Steps between measurements, or "auto".
         budget: Share of the training time, with "auto".
+        resumed: Steps that a resumed run had taken before.
 
     Raises:
         SettingError: every is neither "auto" nor a whole number of at least 1, or a budget outside (0, 10].
@@ -49,6 +50,7 @@ class Schedule:
     quantities: Sequence[Quantity]
     every: Every = "auto"
     budget: float = 0.10
+    resumed: int = 0
     spent: dict[str, Spent] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,8 +84,9 @@ class Schedule:
         """
         if self.every != "auto":
             assert isinstance(self.every, int)
-            return list(self.quantities) if step == 1 or step % self.every == 0 else []
-        expected = {one.key: self._expected(one, training_seconds / max(1, step)) for one in self.quantities}
+            return list(self.quantities) if step == self.resumed + 1 or step % self.every == 0 else []
+        step_seconds = training_seconds / max(1, step - self.resumed)
+        expected = {one.key: self._expected(one, step_seconds) for one in self.quantities}
         account = self.budget * training_seconds / max(1, len(self.quantities))
         left = self.budget * training_seconds - self.total - other_seconds
         chosen: list[Quantity] = []

@@ -14,6 +14,7 @@ from torchstone.watching.record import Alert
 from torchstone.workbench import Workbench
 
 NO_GRADIENT = -1.0
+HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass
@@ -64,8 +65,5 @@ def norms(tensors: Sequence[Tensor]) -> list[float]:
 def stacked_norms(tensors: Sequence[Tensor]) -> Tensor:
     """The norms of at least one tensor as a vector where they lie, so that nothing waits for a device."""
     dense = [one.coalesce().values() if one.is_sparse else one for one in tensors]
-    wide = [one.float() if one.dtype in _HALF else one for one in dense]
+    wide = [one.float() if one.dtype in HALF else one for one in dense]
     return torch.stack(torch._foreach_norm(wide))  # pyright: ignore[reportPrivateImportUsage]
-
-
-_HALF = (torch.float16, torch.bfloat16)

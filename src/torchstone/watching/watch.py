@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torchstone.errors import NotApplicableError, SettingError
 from torchstone.objectives import Objective
 from torchstone.specimen import keeping_random_states
-from torchstone.watching.alerts import ROUNDING, Alerts
+from torchstone.watching.alerts import Alerts
 from torchstone.watching.closure import after_closure
 from torchstone.watching.kept import Kept
 from torchstone.watching.loggers.base import Logger
@@ -26,11 +26,13 @@ from torchstone.watching.loggers.json_lines import JsonLines
 from torchstone.watching.probe import EXAMPLES, probe
 from torchstone.watching.quantities import ALL, CHEAP, Quantity, choose
 from torchstone.watching.record import Alert, Header, Record
+from torchstone.watching.rest import at_rest
 from torchstone.watching.schedule import Every, Schedule
 from torchstone.watching.state import State
 
 MAX_RECORDS = 100_000
 IDLE = 10
+TRIES = 3
 
 
 class TrainingWarning(UserWarning):
@@ -61,6 +63,7 @@ class Watch:
         loggers: Sequence[Logger] = (),
         show: bool = True,
         seed: int = 0,
+        resumed: int = 0,
     ) -> None:
         if not isinstance(model, nn.Module) or not isinstance(optimizer, Optimizer):
             raise SettingError(
@@ -75,15 +78,23 @@ class Watch:
         self._probe_arguments = (objective, batch_size, examples, seed)
         self._data = data
         self._bench = probe(data, self.model, optimizer, *self._probe_arguments)
-        self.schedule = Schedule(self._chosen(quantities), every, budget)
-        self._alerts = Alerts(_rounding(self._kept.names, self._kept.parameters))
+        self.schedule = Schedule(self._chosen(quantities), every, budget, resumed)
+        self._alerts = Alerts()
+        self._not_applicable: dict[str, int] = {}
+        self._left_out: dict[str, str] = {}
         leads = not _distributed() or torch.distributed.get_rank() == 0
         self._loggers: list[Logger] = [*loggers, *([JsonLines(folder)] if folder is not None else [])]
         self._loggers = self._loggers if leads else []
         self._leads = leads
         self._said: set[str] = set()
         self._hooks: list[Any] = []
-        self._step = 0
+        if isinstance(resumed, bool) or not isinstance(resumed, int) or resumed < 0:
+            raise SettingError(
+                "resumed must be the number of steps that the run had taken before",
+                repr(resumed),
+                "Pass a whole number, 0 for a new run.",
+            )
+        self._step = self._resumed = resumed
         self._stepped, self._idle = False, 0
         self._due: list[Quantity] = []
         self._loss_sum: Tensor | float = 0.0
@@ -113,6 +124,10 @@ class Watch:
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
         ]
+        if not self._kept.parameters:
+            self._say_once(
+                "strange", "the optimiser holds none of the model's trainable parameters: no gradient is seen"
+            )
         lr = self.optimizer.param_groups[0].get("lr")
         series = {
             name: one for quantity in self.schedule.quantities for name, one in quantity.described().items()
@@ -126,6 +141,7 @@ class Watch:
             every=str(self.schedule.every),
             budget=self.schedule.budget,
             series=series,
+            resumed=self._resumed,
         )
         self._tell("start", header)
         return self
@@ -137,6 +153,11 @@ class Watch:
             loss: The training loss of the step; kept as it is, so that nothing waits for the device.
         """
         with self._never_killing("the watcher"):
+            if not self._hooks:
+                self._say_once(
+                    "outside", "step() is called outside of the watcher's `with` block: nothing is watched"
+                )
+                return
             began = time.perf_counter()
             self._step += 1
             if loss is not None:
@@ -164,12 +185,14 @@ class Watch:
     ) -> None:
         for hook in self._hooks:
             hook.remove()
+        self._hooks = []
         summary: dict[str, Any] = {
             "steps": self._step,
             "seconds": round(time.perf_counter() - self._started, 3),
             "overhead": round(self.overhead, 4),
             "quantities": self.schedule.said(),
             "ended": "finished" if kind is None else kind.__name__,
+            "left_out": self._left_out,
         }
         for quantity in self.schedule.quantities:
             extra = getattr(quantity, "summary", None)
@@ -189,7 +212,7 @@ class Watch:
             began = time.perf_counter()
             self._due = self._upcoming(self._step + 1)
             self._spent += time.perf_counter() - began
-            if any(quantity.of_step for quantity in self._due):
+            if any(quantity.of_step for quantity in self._due) and not self._kept.skipped:
                 if (after := after_closure(self._keep_gradients, args, kwargs)) is not None:
                     return after
                 self._keep_gradients()
@@ -230,7 +253,8 @@ class Watch:
                 values |= measured.values
                 layers |= measured.layers
                 found += measured.alerts
-                asked += [alert.kind for alert in measured.alerts] or _kinds(quantity)
+                asked += quantity.kinds
+                self._not_applicable.pop(quantity.key, None)
             self._wait()
             seconds = time.perf_counter() - began
             if quantity.of_step:  # the first of them pays for what was kept for all
@@ -243,13 +267,24 @@ class Watch:
         self.records.append(record)
         del self.records[:-MAX_RECORDS]
         self._tell("record", record)
-        for alert in self._alerts.after(self.records, found, asked):
+        for first in self._alerts.after(record, found, asked, self._kept.weights):
+            alert = self._looked_at(first)
+            if alert is None:
+                continue
             self.alerts.append(alert)
             self._tell("alert", alert)
             if self.show and self._leads:
                 message = f"step {alert.step:,}: {alert.message} {alert.remedy}".strip()
                 with contextlib.suppress(Warning):  # also where a user turns warnings into errors
                     warnings.warn(message, TrainingWarning, stacklevel=4)
+
+    def _looked_at(self, alert: Alert) -> Alert | None:
+        """A run that rests is looked at by its curvature, where there is data for it: at a minimum nothing is said."""
+        if alert.kind != "stuck" or self._bench is None:
+            return alert
+        with self._never_killing("looking for a saddle"), keeping_random_states():
+            return at_rest(alert, self._bench)
+        return alert
 
     def _state(self, loss: float | None, quantity: Quantity, known: State | None) -> State:
         """What quantities look at: made once a step, unless the parameters have changed since the probe was made."""
@@ -279,10 +314,14 @@ class Watch:
         try:
             yield
         except NotApplicableError as error:
-            self.schedule.drop(quantity)
-            self._say_once(quantity.key, f"{quantity.key} is not watched: {error}", quietly=True)
+            # It may apply later: a learning rate that is warmed up begins at 0.
+            tries = self._not_applicable[quantity.key] = self._not_applicable.get(quantity.key, 0) + 1
+            if tries >= TRIES:
+                self.schedule.drop(quantity)
+                self._left_out[quantity.key] = _words(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
             self.schedule.drop(quantity)
+            self._left_out[quantity.key] = _words(error)
             self._say_once(quantity.key, f"{quantity.key} is no longer watched: {_words(error)}")
 
     @contextlib.contextmanager
@@ -301,11 +340,11 @@ class Watch:
                 name = type(logger).__name__
                 self._say_once(name, f"{name} takes no more records: {_words(error)}")
 
-    def _say_once(self, key: str, message: str, *, quietly: bool = False) -> None:
+    def _say_once(self, key: str, message: str) -> None:
         if key in self._said:
             return
         self._said.add(key)
-        if not quietly and self._leads:
+        if self._leads:
             with contextlib.suppress(Warning):  # also where a user turns warnings into errors
                 warnings.warn(message, TrainingWarning, stacklevel=5)
 
@@ -333,7 +372,7 @@ def watch(model: nn.Module, optimizer: Optimizer, data: Any = None, **options: A
         options: `every` ("auto", or a number of steps), `budget` (share of the training time with "auto", default 0.1),
             `quantities` ("cheap", "all", names, instruments' ids), `objective` and `batch_size` (for a batch),
             `examples` (of the probe, default 128), `folder` (writes watch.jsonl there), `loggers`, `show` (alerts as
-            warnings), `seed`.
+            warnings), `seed`, `resumed` (steps that the run had taken before: goes on counting, in the same log).
 
     Returns:
         A context manager; call its `step(loss)` after each optimiser step.
@@ -354,20 +393,6 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-
-
-def _rounding(names: Sequence[str], parameters: Sequence[nn.Parameter]) -> dict[str, float]:
-    return {
-        n: ROUNDING.get(str(p.dtype), ROUNDING["torch.float32"])
-        for n, p in zip(names, parameters, strict=True)
-    }
-
-
-def _kinds(quantity: Quantity) -> list[str]:
-    """Kinds of alerts that a quantity judges, so that those standing can be taken back."""
-    return {"noise": ["noise-dominated"], "stopping": ["overfitting"]}.get(
-        quantity.key, [series.title.lower() for series in quantity.described().values()]
-    )
 
 
 def _distributed() -> bool:

@@ -30,10 +30,16 @@ class Attachment:
         self._running = False
         self._loss: Tensor | float | None = None
 
-    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Begin; a run that never ended is ended first."""
+    def begin(self, model: nn.Module, optimizer: Optimizer, steps: int = 0) -> None:
+        """Begin; a run that never ended is ended first.
+
+        Args:
+            model: What trains.
+            optimizer: Its optimiser, or a wrapper around it.
+            steps: That a resumed run had taken before.
+        """
         self.end()
-        self.watcher = Watch(model, bare(optimizer), self._data, **self._options)
+        self.watcher = Watch(model, bare(optimizer), self._data, **{"resumed": steps, **self._options})
         self.watcher.__enter__()
         self._running, self._loss = True, None
 

@@ -50,7 +50,7 @@ def huggingface_callback(data: Any = None, **options: Any) -> Any:
             self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
         ) -> None:
             self._forget()
-            attachment.begin(model, optimizer)
+            attachment.begin(model, optimizer, int(getattr(state, "global_step", 0)))
             parts = max(1, int(args.gradient_accumulation_steps))
             self._hook = model.register_forward_hook(_Losses(attachment, parts), with_kwargs=True)
 

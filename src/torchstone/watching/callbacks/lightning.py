@@ -52,7 +52,7 @@ def lightning_callback(
                     "The first one is 0.",
                 )
             self._seen = trainer.global_step
-            attachment.begin(model(pl_module), optimizers[optimizer])
+            attachment.begin(model(pl_module), optimizers[optimizer], self._seen)
 
         def on_train_batch_end(
             self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

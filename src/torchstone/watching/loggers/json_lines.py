@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torchstone.errors import OutputError
 from torchstone.watching.record import Alert, Header, Record, plain
 from torchstone.writing import append_line, make_folder
 
@@ -18,7 +19,8 @@ FILE_NAME = "watch.jsonl"
 class JsonLines:
     """Appends to `watch.jsonl` in a folder; a crash of the run costs at most the line being written.
 
-    A run that starts in a folder with a log of its own begins a new header there: readers take the last one.
+    A run that starts in a folder with a log of its own begins a new header there: readers take the last one, after what came
+    before it where that run was resumed. Two runs at once cannot share a folder: the first is told that the second has begun.
 
     Args:
         folder: Made if missing.
@@ -32,10 +34,13 @@ class JsonLines:
     def __init__(self, folder: str | Path, *, safe_seconds: float = 5.0) -> None:
         self.path = Path(folder) / FILE_NAME
         self._safe_seconds, self._waited = safe_seconds, -math.inf
+        self._size: int | None = None
         make_folder(self.path.parent)
 
     def start(self, header: Header) -> None:
-        """The first line."""
+        """The first line, apart from one that a killed run has left unfinished."""
+        if self.path.exists() and not _ends_whole(self.path):
+            append_line(self.path, "")
         self._line("header", plain(header))
 
     def record(self, record: Record) -> None:
@@ -53,8 +58,29 @@ class JsonLines:
     def _line(self, kind: str, body: Mapping[str, Any]) -> None:
         now = time.monotonic()
         wait = kind != "record" or now - self._waited >= self._safe_seconds
-        append_line(self.path, json.dumps({kind: body}, allow_nan=False, default=str), wait=wait)
+        line = json.dumps({kind: body}, allow_nan=False, default=str)
+        if self._size is not None and self.path.exists() and self.path.stat().st_size != self._size:
+            raise OutputError(
+                f"{self.path} must be written by one run at a time",
+                "lines that are not of this run",
+                "Give each run a folder of its own.",
+            )
+        try:
+            append_line(self.path, line, wait=wait)
+        except OutputError as error:
+            fix = "Free space or pass another folder; what was written before is kept."
+            raise OutputError(error.expected, error.got, fix) from None
+        self._size = self.path.stat().st_size
         self._waited = now if wait else self._waited
+
+
+def _ends_whole(path: Path) -> bool:
+    """Whether a file is empty or ends with the end of a line."""
+    with path.open("rb") as file:
+        if file.seek(0, 2) == 0:
+            return True
+        file.seek(-1, 2)
+        return file.read(1) == b"\n"
 
 
 def _finite(value: Any) -> Any:

@@ -16,6 +16,7 @@ class Quantity(ABC):
     Attributes:
         name: Its name, for `quantities=` and for what is said when it fails.
         series: The numbers that it gives, by name.
+        kinds: Alerts that it judges, so that those standing can be taken back.
         cost: Training steps that one measurement is expected to take, until it is known.
         of_step: Whether it needs the step's gradients and the parameters before it.
         of_probe: Whether it needs a probe of data.
@@ -23,6 +24,7 @@ class Quantity(ABC):
 
     name: ClassVar[str]
     series: ClassVar[Mapping[str, Series]] = {}
+    kinds: tuple[str, ...] = ()
     cost: float = 0.1
     of_step: ClassVar[bool] = False
     of_probe: ClassVar[bool] = False

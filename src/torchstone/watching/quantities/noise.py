@@ -8,8 +8,10 @@ With per-example gradients g_n of N probe examples, mean g and covariance trace 
     inner product test   Var(<g_n, g>) / (B |g|^4) <= theta^2         (Bollapragada et al. 2018)
     orthogonality test   E|g_n - <g_n, g> g / |g|^2|^2 / (B |g|^2)    (the same, section 3)
 
-|g|^2 is estimated without bias by (N |mean|^2 - mean |g_n|^2) / (N - 1), which can be negative where there is nothing but
-noise; then the ratios are infinite.
+|g|^2, |g|^4 and E<g_n, g>^2 are estimated without bias by U-statistics: means of <g_n, g_m>, <g_n, g_m> <g_k, g_l> and
+<g_n, g_m> <g_n, g_k> over different examples. With the mean gradient in place of g, each example would meet itself in it,
+which swamps the tests as soon as the noise scale exceeds N. The estimate of |g|^2 can be negative where there is nothing but
+noise; then the ratios are infinite. Its standard error is the jackknife's.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from torchstone.errors import NotApplicableError
 from torchstone.operators import gradient_gram
+from torchstone.watching.alerts import NOISY
 from torchstone.watching.quantities.base import Quantity
 from torchstone.watching.record import Alert, Series
 from torchstone.watching.state import Measured, State
@@ -40,12 +44,14 @@ class GradientNoise:
 
     Attributes:
         squared_norm: Unbiased estimate of |g|^2.
+        squared_norm_error: Its standard error.
         covariance_trace: tr(S).
         inner_variance: Variance of <g_n, g>.
         orthogonal: Mean squared norm of g_n's part orthogonal to g.
     """
 
     squared_norm: float
+    squared_norm_error: float
     covariance_trace: float
     inner_variance: float
     orthogonal: float
@@ -54,6 +60,12 @@ class GradientNoise:
     def noise_scale(self) -> float:
         """B_simple, the critical batch size; infinite where no signal is seen."""
         return self.covariance_trace / self.squared_norm if self.squared_norm > 0 else math.inf
+
+    @property
+    def surely_at_least(self) -> float:
+        """What the noise scale surely exceeds: with |g|^2 three standard errors above its estimate."""
+        above = self.squared_norm + 3 * self.squared_norm_error
+        return self.covariance_trace / above if above > 0 else 0.0
 
     def batch_sizes(self) -> dict[str, float]:
         """The batch size at which each test is just passed."""
@@ -67,15 +79,22 @@ class GradientNoise:
 
 
 def gradient_noise(gram: Float[Tensor, "n n"]) -> GradientNoise:
-    """All of it from the inner products <g_n, g_m> of at least two examples' gradients, none of which is formed."""
-    count = len(gram)
-    squares, inner = gram.diagonal(), gram.mean(1)
-    mean_square = float(inner.mean())
-    trace = max(0.0, (float(squares.mean()) - mean_square) * count / (count - 1))
-    # |mean of N|^2 exceeds |g|^2 by tr(S) / N on average.
-    signal = mean_square - trace / count
-    along = inner.square() / mean_square if mean_square > 0 else torch.zeros_like(inner)
-    return GradientNoise(signal, trace, float(inner.var()), float((squares - along).clamp(min=0).mean()))
+    """All of it from the inner products <g_n, g_m> of at least four examples' gradients, none of which is formed."""
+    gram = gram.double()
+    n = len(gram)
+    squares = gram.diagonal()
+    others = gram - torch.diag(squares)
+    rows, products = others.sum(1), float(others.square().sum())
+    total = float(rows.sum())
+    signal = total / (n * (n - 1))
+    without = (total - 2 * rows) / ((n - 1) * (n - 2))
+    error = math.sqrt((n - 1) / n * float((without - without.mean()).square().sum()))
+    along = (float(rows.square().sum()) - products) / (n * (n - 1) * (n - 2))
+    fourth = total**2 - 4 * float(rows.square().sum()) + 2 * products
+    fourth /= n * (n - 1) * (n - 2) * (n - 3)
+    size = float(squares.mean())
+    orthogonal = max(0.0, size - along / signal) if signal > 0 else size
+    return GradientNoise(signal, error, max(0.0, size - signal), max(0.0, along - fourth), orthogonal)
 
 
 class Noise(Quantity):
@@ -99,12 +118,15 @@ class Noise(Quantity):
         ),
     }
     cost = 6.0
+    kinds = (NOISY,)
     of_probe = True
 
     def measure(self, state: State) -> Measured:
         """Inner products of the probe's gradients, and what follows."""
         assert state.bench is not None
         specimen = state.bench.specimen
+        if specimen.size("train") < 4:
+            raise NotApplicableError("needs at least four examples")
         noise = gradient_noise(gradient_gram(specimen).matrix)
         size = specimen.recipe.batch_size if specimen.recipe is not None else None
         values = {"noise_scale": noise.noise_scale}
@@ -117,20 +139,12 @@ class Noise(Quantity):
 
 
 def _alerts(step: int, noise: GradientNoise, size: int | None) -> list[Alert]:
-    """Noise-dominated where a batch is a hundredth of the critical size or less."""
-    if not size or noise.noise_scale < 100 * size:
+    """Noise-dominated where a batch is surely a hundredth of the critical size or less."""
+    if not size or noise.surely_at_least < 100 * size:
         return []
-    scale = (
-        f"{noise.noise_scale:,.0f} examples" if math.isfinite(noise.noise_scale) else "not even measurable"
+    message = (
+        f"Steps are dominated by noise, and the loss no longer falls: the critical batch size is at least "
+        f"{noise.surely_at_least:,.0f} examples, a batch has {size:,}."
     )
-    message = f"Steps are dominated by noise: the critical batch size is {scale}, a batch has {size:,}."
-    return [
-        Alert(
-            step,
-            "noise-dominated",
-            "attention",
-            "",
-            message,
-            "Lower the learning rate, average the weights, or take larger batches.",
-        )
-    ]
+    remedy = "Lower the learning rate, average the weights, or take larger batches."
+    return [Alert(step, NOISY, "attention", "", message, remedy)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchstone.watching.quantities.base import Quantity
 from torchstone.watching.record import Series
-from torchstone.watching.state import NO_GRADIENT, Measured, State, norms
+from torchstone.watching.state import HALF, NO_GRADIENT, Measured, State, norms
 
 
 class Loss(Quantity):
@@ -36,7 +36,8 @@ class Gradient(Quantity):
     """Norms of the gradient and of the update, in total and by parameter.
 
     The relative update |w' - w| / |w'| says how much of a layer a step changes: below the rounding of its type nothing
-    happens, above 0.1 nothing stays.
+    happens, above 0.1 nothing stays. Of weights in half precision, where parts of an update are lost in rounding long
+    before, the share of entries that changed is told as well.
     """
 
     name = "gradient"
@@ -47,6 +48,9 @@ class Gradient(Quantity):
         "update_norm": Series("Update norm", "weight", "change of all parameters by the step", log=True),
         "update_ratio": Series("Relative update", "share of the weight", "|w' - w| / |w'|", log=True),
         "weight_norm": Series("Weight norm", "weight", "all parameters"),
+        "moved": Series(
+            "Smallest share of a half-precision weight that moves", "share", "entries that the step changes"
+        ),
     }
     cost = 0.3
     of_step = True
@@ -61,7 +65,8 @@ class Gradient(Quantity):
         used = [i for i, norm in enumerate(state.gradient_norms) if norm != NO_GRADIENT]
         gradient_norms = [state.gradient_norms[i] for i in used]
         weights = state.weight_norms
-        updates = norms(self._changes(state.before, state.parameters))
+        changes = self._changes(state.before, state.parameters)
+        updates = norms(changes)
         ratios = [u / w if w > 0 else math.nan for u, w in zip(updates, weights, strict=True)]
         whole = lambda parts: math.sqrt(math.fsum(part * part for part in parts))
         values = {
@@ -72,9 +77,17 @@ class Gradient(Quantity):
         }
         layers = {
             "gradient_norm": {state.names[i]: norm for i, norm in zip(used, gradient_norms, strict=True)},
+            "update_norm": dict(zip(state.names, updates, strict=True)),
             "update_ratio": {n: r for n, r in zip(state.names, ratios, strict=True) if not math.isnan(r)},
             "weight_norm": dict(zip(state.names, weights, strict=True)),
         }
+        half = {n: c for n, c in zip(state.names, changes, strict=True) if c.dtype in HALF and c.ndim > 1}
+        moved = {
+            name: float(change.count_nonzero()) / max(1, change.numel()) for name, change in half.items()
+        }
+        moved = {name: share for name, share in moved.items() if layers["gradient_norm"].get(name, 0.0) > 0}
+        if moved:
+            values["moved"], layers["moved"] = min(moved.values()), moved
         return Measured(values, layers)
 
     def _changes(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:

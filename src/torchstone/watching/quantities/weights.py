@@ -13,12 +13,18 @@ from torchstone.watching.quantities.base import Quantity
 from torchstone.watching.record import Series
 from torchstone.watching.state import Measured, State
 
+_Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.Dropout, nn.MaxPool1d, nn.MaxPool2d)
+_HOMOGENEOUS = (
+    *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.Flatten, nn.Dropout, nn.MaxPool1d, nn.MaxPool2d),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+)
 
 
 class StableRanks(Quantity):
-    """Stable rank |W|_F^2 / |W|_2^2 of each layer's weight as a matrix: how many directions carry it.
+    """Spectral norm |W|_2 and stable rank |W|_F^2 / |W|_2^2 of each layer's weight as a matrix.
+
+    The stable rank says how many directions carry a weight.
 
     Cost: one singular value a layer, by power iteration from the last one's vector. Bias: upwards, by the iteration's
     error, which falls below 1% after a few measurements.
@@ -27,7 +33,8 @@ class StableRanks(Quantity):
 
     name = "stable_rank"
     series: ClassVar[Mapping[str, Series]] = {
-        "stable_rank": Series("Smallest stable rank of a layer", "directions", "|W|_F^2 / |W|_2^2")
+        "stable_rank": Series("Smallest stable rank of a layer", "directions", "|W|_F^2 / |W|_2^2"),
+        "spectral_norm": Series("Largest spectral norm of a layer", "", "|W|_2", log=True),
     }
     cost = 1.0
 
@@ -37,7 +44,7 @@ class StableRanks(Quantity):
     @torch.no_grad()
     def measure(self, state: State) -> Measured:
         """Power iteration, warm."""
-        ranks = {}
+        ranks, sizes = {}, {}
         for name, parameter in zip(state.names, state.parameters, strict=True):
             if parameter.ndim < 2 or min(parameter.shape[0], parameter[0].numel()) < 2:
                 continue
@@ -50,9 +57,12 @@ class StableRanks(Quantity):
                 vector = matrix.T @ (matrix @ (vector / vector.norm().clamp(min=1e-30)))
             self._vectors[name] = vector
             largest = (matrix @ (vector / vector.norm().clamp(min=1e-30))).square().sum()
-            ranks[name] = float(matrix.square().sum() / largest) if float(largest) > 0 else math.nan
-        found = [rank for rank in ranks.values() if not math.isnan(rank)]
-        return Measured({"stable_rank": min(found)} if found else {}, {"stable_rank": ranks})
+            if float(largest) > 0:
+                ranks[name], sizes[name] = float(matrix.square().sum() / largest), float(largest.sqrt())
+        if not ranks:
+            return Measured()
+        values = {"stable_rank": min(ranks.values()), "spectral_norm": max(sizes.values())}
+        return Measured(values, {"stable_rank": ranks, "spectral_norm": sizes})
 
 
 class Balance(Quantity):
@@ -75,36 +85,32 @@ class Balance(Quantity):
 
     def __init__(self, model: nn.Module) -> None:
         self._pairs = homogeneous_pairs(model)
-        self._start: list[float] | None = None
+        self._start: dict[str, float] = {}
 
     @torch.no_grad()
     def measure(self, state: State) -> Measured:
         """Squared norms only."""
-        if not self._pairs:
-            return Measured()
         weights = dict(zip(state.parameters, state.weight_norms, strict=True))
-        now, scale = [], []
-        for _, first, second in self._pairs:
+        drifts = {}
+        for name, first, second in self._pairs:
+            if first.weight not in weights or second.weight not in weights:
+                self._start.pop(name, None)  # where one of two layers is frozen, nothing is conserved
+                continue
             a, b = _square(first, weights, bias=True), _square(second, weights, bias=False)
-            now.append(a - b)
-            scale.append(a + b)
-        if self._start is None:
-            self._start = now
-        drifts = {
-            name: (value - start) / size if size else 0.0
-            for (name, _, _), value, start, size in zip(self._pairs, now, self._start, scale, strict=True)
-        }
+            drifts[name] = (a - b - self._start.setdefault(name, a - b)) / (a + b) if a + b else 0.0
+        if not drifts:
+            return Measured()
         return Measured({"balance_drift": max(map(abs, drifts.values()))}, {"balance_drift": drifts})
 
 
-def homogeneous_pairs(model: nn.Module) -> list[tuple[str, nn.Module, nn.Module]]:
+def homogeneous_pairs(model: nn.Module) -> list[tuple[str, _Layer, _Layer]]:
     """Neighbouring weighted layers with nothing but homogeneous modules between them, in `nn.Sequential`s."""
     names = {module: name for name, module in model.named_modules()}
     pairs = []
     for sequence in model.modules():
         if not isinstance(sequence, nn.Sequential):
             continue
-        last: nn.Module | None = None
+        last: _Layer | None = None
         for part in sequence:
             if isinstance(part, _LAYERS):
                 if last is not None:
