@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ def compare(title: str, ours: Way, peers: list[Way], runs: int, warm: bool = Tru
     for _ in range(runs):
         for way in ways:
             way.run()
+            print(f"  {title}, {way.name}: {way.seconds[-1]:.3g} s", file=sys.stderr, flush=True)
     rows = []
     for way in ways:
         ratio = "" if way is ours else f"{way.median / ours.median:.1f}x"
