@@ -169,19 +169,7 @@ def fit_many(
     check_same_architecture(models)
     members = len(models)
     data = MemberData.of(x, y, members, rows, inputs, targets)
-    whole = hasattr(batch_size, "__index__") and batch_size >= 1
-    if len(generators) != members or not whole or memory_budget < 1:
-        raise SettingError(
-            f"fit_many needs one generator for each of {members} models, a batch_size and a memory_budget of at least 1",
-            f"{len(generators)} generators, batch_size={batch_size}, memory_budget={memory_budget}",
-            "Pass [torch.Generator().manual_seed(k) for k in range(members)].",
-        )
-    if not callable(optimizer):
-        raise SettingError(
-            "optimizer must be a function of the parameters that makes an optimiser",
-            type(optimizer).__name__,
-            "Pass lambda parameters: torch.optim.SGD(parameters, lr=0.1).",
-        )
+    _check(members, batch_size, generators, memory_budget, optimizer)
     budgets = [updates(epochs, steps, len(some), batch_size) for some in data.rows]
     job = Job(
         models=models,
@@ -209,6 +197,29 @@ def fit_many(
             name = "batched" if way is batched else "vmapped"
             return _joined(job, [train_as_one(job, part, way) for part in parts], name, _differs(models))
     return _joined(job, [train_one_by_one(job)], "one by one", reason)
+
+
+def _check(
+    members: int,
+    batch_size: int,
+    generators: Sequence[torch.Generator],
+    memory_budget: int,
+    optimizer: OptimizerFactory,
+) -> None:
+    """Raise a SettingError where the settings do not fit together."""
+    whole = hasattr(batch_size, "__index__") and batch_size >= 1
+    if len(generators) != members or not whole or memory_budget < 1:
+        raise SettingError(
+            f"fit_many needs one generator for each of {members} models, a batch_size and a memory_budget of at least 1",
+            f"{len(generators)} generators, batch_size={batch_size}, memory_budget={memory_budget}",
+            "Pass [torch.Generator().manual_seed(k) for k in range(members)].",
+        )
+    if not callable(optimizer):
+        raise SettingError(
+            "optimizer must be a function of the parameters that makes an optimiser",
+            type(optimizer).__name__,
+            "Pass lambda parameters: torch.optim.SGD(parameters, lr=0.1).",
+        )
 
 
 def _telling(on_epoch: OnMembersEpoch | None) -> Any:
