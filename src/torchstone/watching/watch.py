@@ -82,7 +82,8 @@ class Watch:
         self._alerts = Alerts()
         self._not_applicable: dict[str, int] = {}
         self._left_out: dict[str, str] = {}
-        leads = not _distributed() or torch.distributed.get_rank() == 0
+        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        leads = alone or torch.distributed.get_rank() == 0
         self._loggers: list[Logger] = [*loggers, *([JsonLines(folder)] if folder is not None else [])]
         self._loggers = self._loggers if leads else []
         self._leads = leads
@@ -393,10 +394,6 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _words(error: Exception) -> str:
