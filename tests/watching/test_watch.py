@@ -367,7 +367,7 @@ def test_instruments_on_the_live_optimizer() -> None:
     ) as watcher:
         train(model, watcher, optimizer, 4)
     values = watcher.records[-1].values
-    assert set(values) == {"stability_edge", "margins"}
+    assert set(values) == {"stability_edge", "sharpness", "stability_limit", "margins"}
     assert len({record.values["stability_edge"] for record in watcher.records}) == 3
 
 

@@ -133,12 +133,14 @@ def record_of(body: Mapping[str, Any]) -> Record:
 def header_of(body: Mapping[str, Any]) -> Header:
     """The header that `plain` wrote."""
     series = {str(name): Series(**_texts(one, log=bool)) for name, one in body.get("series", {}).items()}
-    texts = {name: str(body.get(name, "")) for name in ("started", "model", "optimizer", "every")}
     lr = body.get("lr")
     return Header(
-        **texts,
+        started=str(body["started"]),
+        model=str(body["model"]),
         parameters=int(body["parameters"]),
+        optimizer=str(body["optimizer"]),
         lr=float(lr) if lr is not None else None,
+        every=str(body["every"]),
         budget=float(body["budget"]),
         series=series,
         resumed=int(body.get("resumed", 0)),
