@@ -15,6 +15,7 @@ from torchstone.objectives import Classification, Objective, Regression
 from torchstone.plan import Plan
 from torchstone.recipe import Recipe
 from torchstone.specimen import Specimen
+from torchstone.specimen.processes import Processes
 from torchstone.workbench import Workbench
 
 EXAMPLES = 128
@@ -49,6 +50,8 @@ def probe(
     if isinstance(data, Specimen):
         specimen = copy.copy(data)
         specimen.model = model
+        # Each process decides by its own clock when to measure, so that none may wait for another.
+        specimen.processes = Processes()
         for cached in ("trainable", "device", "dtype"):
             specimen.__dict__.pop(cached, None)
     else:
