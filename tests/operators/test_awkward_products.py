@@ -248,7 +248,7 @@ def test_a_refusal_of_vmap_is_remembered(awkward: Any, make_case: Any) -> None:
     assert error(H @ X, exact @ X) < 1e-13
     assert "Batching rule not implemented" in H._columns.refused
     assert H._columns.chunk(H._graphs.weight) == 1
-    assert H.how == "double backward"
+    assert H.how == "double backward, through _NoVmap too, which agreed with differences to 2%"
 
 
 def test_a_budget_for_less_than_one_graph_still_gives_products(awkward: Any) -> None:
@@ -275,7 +275,7 @@ def test_the_zoo(kind: Any, case: Any) -> None:
     X = torch.randn(A.shape[0], 2, generator=torch.Generator().manual_seed(2), dtype=A.dtype)
     Y = A @ X
     u, v = X.T
-    slack = 0.05 if coarse else 1e-4 if A.how == "double backward" else 2e-2
+    slack = 0.05 if coarse else 1e-4 if A.how.startswith("double backward") else 2e-2
     assert abs(float(u @ Y[:, 1] - v @ Y[:, 0])) <= slack * float(X.norm() * Y.norm())
     wide = case.specimen()
     wide = Specimen(
