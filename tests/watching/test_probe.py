@@ -18,10 +18,8 @@ class Waiting(Processes):
         super().__init__()
         self.count = 2
 
-    def require_same(self, *_: object) -> None:
-        raise AssertionError("waited for another process")
-
-    summed = gathered = require_same  # pyright: ignore[reportAssignmentType]
+    def require_same(self, what: str, here: object) -> None:
+        raise AssertionError(f"waited for another process to compare {what}, {here}")
 
 
 def test_a_shared_specimen_is_probed_by_each_process_alone() -> None:
