@@ -172,9 +172,9 @@ def test_an_interrupted_measurement_leaves_the_model_as_it_was(call: int, sharpn
     model = Interrupting(call)
     model.layer.weight.grad = torch.ones(3, 5)
     before = model_state(model)
-    around = RiskAround(Specimen(model, Classification(), (x, x[:, :3].argmax(1)), batch_size=6))
+    specimen = Specimen(model, Classification(), (x, x[:, :3].argmax(1)), batch_size=6)
     with pytest.raises(KeyboardInterrupt):
-        sharpness(around)
+        sharpness(RiskAround(specimen))
     after = model_state(model)
     # The type checker of the tests draws from Python's own generator, to pick the items that it looks at.
     after = dataclasses.replace(after, random=(after.random[0], *before.random[1:]))
