@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from torchstone.atlas import Claim, Evidence, Scale, Theme
+from torchstone.atlas import Claim, Erratum, Evidence, Scale, Theme
 from torchstone.bounds.dense import DenseLayer
 from torchstone.bounds.margin import margins, normalised_margins
 from torchstone.bounds.spectral import spectral_complexity
@@ -183,4 +183,12 @@ CLAIM = Claim(
     run=run,
     counterexample=counterexample,
     rows=("R14",),
+    errata=(
+        Erratum(
+            "E03",
+            stated="The spectral complexity has reference matrices, for which random ones are good",
+            correct="R_A = prod_i |A_i| (sum_i (|A_i^T - M_i^T|_(2,1) / |A_i|)^(2/3))^(3/2), and natural references M_i are 0, "
+            "the identity for residual layers, or the initial weights of this very network",
+        ),
+    ),
 )
