@@ -26,7 +26,7 @@ BLOCKS = [
 ]
 # Rooms and files from the ground up; imports go to lower levels or stay on their own.
 LEVELS: list[set[str]] = [
-    {"errors", "linalg", "_version"},
+    {"errors", "linalg", "stateless", "_version"},
     {
         "batches",
         "details",
@@ -48,7 +48,7 @@ LEVELS: list[set[str]] = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Building blocks serve people without specimens, so they may not know of them.
-BLOCKS_MAY_IMPORT = {"errors", "writing", "linalg", "kernels", "bounds", *BLOCKS}
+BLOCKS_MAY_IMPORT = {"errors", "writing", "linalg", "kernels", "bounds", "stateless", *BLOCKS}
 REPORT_MAY_IMPORT = {"errors", "details", "reading", "examination", "plan", "serialise", "report"}
 # Methods of plain data that draw it; imported when called.
 ALLOWED = {("examination", "report")}

@@ -99,6 +99,20 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     assert G.how.endswith(FORWARD_MODE) == (dtype == torch.float32)  # bfloat16 makes it a small network
 
 
+def test_a_layer_under_two_names_over_several_batches() -> None:
+    model = Convolutional()
+    model.again = model.middle  # pyright: ignore[reportAttributeAccessIssue]
+    some = specimen(model)
+    forward, backward = GaussNewton(some), GaussNewton(some)
+    backward._forward_mode._pays = False
+    v = torch.randn(forward.shape[0], generator=torch.Generator().manual_seed(1)).double()
+    product = forward.matvec(v)
+    assert FORWARD_MODE in forward.how
+    assert torch.allclose(product, backward.matvec(v), rtol=1e-10, atol=1e-12 * float(product.abs().max()))
+    assert model.again is model.middle
+    assert isinstance(model.middle.weight, nn.Parameter)
+
+
 def test_blocks_and_updated_weights() -> None:
     given = specimen(Convolutional())
     block = GaussNewton(given, names=["first.weight", "first.bias"])

@@ -74,7 +74,7 @@ def test_targets_never_broadcast_to_pairs():
         (X[:0], Y[:0], 10, "at least one"),
         (X, Y[:5], 10, "same number of examples"),
         (X, torch.tensor(0), 10, "same number of examples"),
-        (X, Y, 0, "batch_size must be at least 1"),
+        (X, Y, 0, "batch_size must be a whole number, at least 1"),
     ],
 )
 def test_impossible_data_are_refused(x, y, batch_size, message):

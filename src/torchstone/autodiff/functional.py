@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.errors import SettingError
+from torchstone.stateless import places
 
 Named = Mapping[str, Tensor]
 
@@ -34,10 +35,12 @@ class PureFunction:
         Raises:
             SettingError: The module writes into its buffers, as batch normalisation does in training mode.
         """
-        state = {**parameters, **self.buffers}
-        output = torch.func.functional_call(self.module, state, inputs)
+        given = {**parameters, **self.buffers}
+        known = {place: name for place, name in places(self.module).items() if name in given}
+        state = {place: given[name] for place, name in known.items()}
+        output = torch.func.functional_call(self.module, state, inputs, tie_weights=False)
         # functional_call writes back what the module assigned to.
-        if changed := [name for name, buffer in self.buffers.items() if state[name] is not buffer]:
+        if changed := [place for place, name in known.items() if state[place] is not given[name]]:
             raise _stateful(", ".join(changed[:3]))
         return output
 

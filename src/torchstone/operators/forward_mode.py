@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from torchstone.batches import Batch
@@ -15,6 +14,7 @@ from torchstone.operators.column_gradients import SMALL_PARAMETERS
 from torchstone.operators.graph import nodes_of
 from torchstone.operators.parameter_space import ParameterSpace
 from torchstone.specimen import Specimen
+from torchstone.stateless import StatelessCall
 
 FORWARD_MODE = "J v in forward mode"
 DISAGREE = (
@@ -41,7 +41,8 @@ class ForwardMode:
     """
 
     def __init__(self, specimen: Specimen, space: ParameterSpace) -> None:
-        self._specimen, self._space, self._caller = specimen, space, _Caller(specimen)
+        self._specimen, self._space = specimen, space
+        self._call = StatelessCall(specimen.model, lambda _, batch: specimen.forward(batch))
         self._pays: bool | None = None
         self.refused = ""
 
@@ -78,10 +79,10 @@ class ForwardMode:
             for k in range(len(columns[0])):
                 with torch.no_grad(), forward_ad.dual_level():
                     duals = {
-                        f"network.{name}": forward_ad.make_dual(moving[name].detach(), column[k].contiguous())
+                        name: forward_ad.make_dual(moving[name].detach(), column[k].contiguous())
                         for name, column in zip(names, columns, strict=True)
                     }
-                    outputs = torch.func.functional_call(self._caller, duals, (batch,))
+                    outputs = self._call(duals, batch)
                     value, tangent = forward_ad.unpack_dual(outputs)
                     pushed.append(torch.zeros_like(value) if tangent is None else tangent.clone())
         except (NotImplementedError, RuntimeError) as error:
@@ -104,16 +105,3 @@ class ForwardMode:
         if not bool((square - inner).abs() <= torch.finfo(outputs.dtype).eps ** 0.5 * square):
             self.refused = DISAGREE
         return not self.refused
-
-
-class _Caller(nn.Module):
-    """The specimen's forward pass as a module, so that parameters can be replaced by name."""
-
-    def __init__(self, specimen: Specimen) -> None:
-        super().__init__()
-        self.network = specimen.model
-        self._forward: Any = specimen.forward
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Outputs of the network."""
-        return self._forward(batch)

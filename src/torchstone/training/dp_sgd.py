@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 
 from torchstone.errors import SettingError
+from torchstone.stateless import StatelessCall
 from torchstone.training.evaluation import PerExample
 
 ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 384, 512, 1024)
@@ -111,20 +112,8 @@ def fit_privately(
 
 
 def _example_gradients(model: nn.Module, losses: PerExample, named: dict[str, nn.Parameter]) -> Any:
-    class Loss(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = model
-
-        def forward(self, one_x: Tensor, one_y: Tensor) -> Tensor:
-            return losses(self.network, one_x[None], one_y[None])[0]
-
-    loss = Loss()
-
-    def one(parameters: dict[str, Tensor], one_x: Tensor, one_y: Tensor) -> Tensor:
-        return functional_call(loss, {f"network.{name}": p for name, p in parameters.items()}, (one_x, one_y))
-
-    mapped = vmap(grad_and_value(one), in_dims=(None, 0, 0))
+    loss = StatelessCall(model, lambda network, x, y: losses(network, x[None], y[None])[0])
+    mapped = vmap(grad_and_value(loss), in_dims=(None, 0, 0))
     return lambda some_x, some_y: mapped({name: p.detach() for name, p in named.items()}, some_x, some_y)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from torchstone.errors import SettingError
+from torchstone.stateless import StatelessCall
 from torchstone.training.evaluation import PerExample, one_per_example
 
 CELLS = 16384  # members times examples in one pass of an evaluation
@@ -115,11 +116,10 @@ class Ensemble:
         return torch.cat(parts, dim=1)
 
     def _of_batch(self, function: Any, x: Any, y: Any) -> Tensor:
-        caller = Caller(self.template, function).eval()
+        call = StatelessCall(self.template.eval(), function)
 
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
-            named = {f"network.{name}": value for name, value in {**parameters, **buffers}.items()}
-            return called(caller, named, (x, y))
+            return call({**parameters, **buffers}, x, y)
 
         parameters, buffers = dict(self.parameters), dict(self.buffers)
         if self.vectorised and (parameters or buffers):
@@ -130,31 +130,6 @@ class Ensemble:
                 for k in range(len(self))
             ]
         )
-
-
-class Caller(nn.Module):
-    """A function of a network and a batch as a module, so that the network's weights can be replaced."""
-
-    def __init__(self, network: nn.Module, function: Any) -> None:
-        super().__init__()
-        self.network, self._function = network, function
-
-    def forward(self, x: Any, y: Any) -> Tensor:
-        """What the function says of the network and the batch."""
-        return self._function(self.network, x, y)
-
-
-def called(module: nn.Module, named: Mapping[str, Tensor], arguments: tuple[Any, ...]) -> Any:
-    """`torch.func.functional_call` that leaves the module as it was even where a layer is used under several names."""
-    known = {id(t): name for name, t in [*module.named_parameters(), *module.named_buffers()]}
-    own = {
-        f"{prefix}.{name}" if prefix else name: known[id(t)]
-        for prefix, layer in module.named_modules()
-        for name, t in [*layer._parameters.items(), *layer._buffers.items()]
-        if t is not None
-    }
-    every = {place: named[name] for place, name in own.items() if name in named}
-    return functional_call(module, every, arguments, tie_weights=False)
 
 
 def size(tree: Any) -> int:

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
 from torchstone.bounds.gaussian_kl import gaussian_kl
 from torchstone.bounds.risk_bound import check_count
 from torchstone.errors import SettingError
+from torchstone.stateless import StatelessCall
 from torchstone.training.evaluation import PerExample
 from torchstone.training.order import seeded_epoch
 from torchstone.training.presentation import Presentation
@@ -154,19 +154,19 @@ class StochasticCall:
     """
 
     def __init__(self, model: nn.Module, losses: PerExample) -> None:
-        self._presentation = Presentation(copy.deepcopy(model).eval(), losses)
+        self._model = copy.deepcopy(model).eval()
+        presentation = Presentation(self._model, losses)
+        self._call = StatelessCall(self._model, lambda _, *batch: presentation(*batch))
         self._types = {name: p.dtype for name, p in model.named_parameters()}
 
     def __call__(self, weights: Mapping[str, Tensor], x: Any, y: Any, count: int) -> Tensor:
         """Losses (count,) under these weights, rounded to the network's own type."""
-        named = {
-            self._presentation.prefix + name: value.to(self._types[name]) for name, value in weights.items()
-        }
-        return functional_call(self._presentation, named, (x, y, count))[0]
+        named = {name: value.to(self._types[name]) for name, value in weights.items()}
+        return self._call(named, x, y, count)[0]
 
     def seeded(self, device: torch.device, generator: torch.Generator) -> Any:
         """Inside, networks that draw noise of their own take it from here, in eval mode all the same."""
-        return _SeededEval(self._presentation, device, int(torch.randint(2**62, (), generator=generator)))
+        return _SeededEval(self._model, device, int(torch.randint(2**62, (), generator=generator)))
 
 
 class _SeededEval:

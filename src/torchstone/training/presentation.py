@@ -34,8 +34,6 @@ def failure(error: Exception, count: int, step: int) -> Exception:
 class Presentation(nn.Module):
     """Losses of a batch, the penalty, and a note by example, from one forward pass.
 
-    A module, so that `torch.func.functional_call` can put other weights into the network that it holds.
-
     Args:
         model: The network.
         losses: Loss by example.
@@ -52,7 +50,6 @@ class Presentation(nn.Module):
     ) -> None:
         super().__init__()
         self.network = model if ledger is None else _CalledOnce(model)
-        self.prefix = "network." if ledger is None else "network.inner."
         self._losses, self._penalty, self._ledger = losses, penalty, ledger
         self.notes = ledger is not None
         self._inner = (model,)  # in a tuple, so that it is not registered a second time

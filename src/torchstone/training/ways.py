@@ -12,8 +12,9 @@ from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from torchstone.errors import TorchstoneError
+from torchstone.stateless import StatelessCall
 from torchstone.training.batched import Batched, chain
-from torchstone.training.ensemble import Caller, called, size
+from torchstone.training.ensemble import size
 from torchstone.training.evaluation import one_per_example
 from torchstone.training.job import Job
 from torchstone.training.member_steps import ELEMENTWISE
@@ -41,10 +42,10 @@ TRIAL = (
 def vmapped(job: Job, template: nn.Module) -> Present:
     """`Presentation` mapped over the members by `torch.func.vmap`."""
     presentation = Presentation(template, job.losses, job.penalty, job.ledger)
+    call = StatelessCall(template, lambda _, *batch: presentation(*batch))
 
     def one(parameters: Stacks, buffers: Stacks, x: Any, y: Any) -> Any:
-        named = {presentation.prefix + key: value for key, value in {**parameters, **buffers}.items()}
-        values, penalty, note = called(presentation, named, (x, y, size(x)))
+        values, penalty, note = call({**parameters, **buffers}, x, y, size(x))
         return values, values.new_zeros(()) if penalty is None else penalty, note
 
     return vmap(one, randomness="different")
@@ -57,14 +58,8 @@ def batched(job: Job, template: nn.Module) -> Present:
         raise TypeError("not a chain of known layers")
     penalty = None
     if job.penalty is not None:
-        charged = job.penalty
-        caller = Caller(template, lambda network, *_: charged(network))
-
-        def penalty_of(parameters: Stacks, buffers: Stacks) -> Any:
-            named = {f"network.{key}": value for key, value in {**parameters, **buffers}.items()}
-            return called(caller, named, (None, None))
-
-        penalty = vmap(penalty_of, randomness="different")
+        call = StatelessCall(template, job.penalty)
+        penalty = vmap(lambda parameters, buffers: call({**parameters, **buffers}), randomness="different")
 
     def present(parameters: Stacks, buffers: Stacks, x: Any, y: Any) -> tuple[Tensor, Tensor, Tensor]:
         network: Any = Batched(layers, {**parameters, **buffers})

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 from torchstone.bounds.margin import margins
@@ -16,6 +15,7 @@ from torchstone.errors import NotApplicableError, TorchstoneError
 from torchstone.operators.gradient_norms import gradient_norms
 from torchstone.operators.sharpness import RiskAround, average_sharpness, ball_sharpness
 from torchstone.specimen import Specimen
+from torchstone.stateless import StatelessCall
 from torchstone.workbench.chain import ChainLayer, chain
 
 RISE = 0.1  # of the mean loss that noise of the width sigma may cost
@@ -169,24 +169,9 @@ def squared_path_norm(specimen: Specimen) -> float:
         raise NotApplicableError("needs continuous inputs")
     ones = specimen.objective.with_inputs(batch, torch.ones_like(inputs, dtype=torch.float64))
     squared = {name: p.detach().double().square() for name, p in specimen.model.named_parameters()}
-    caller = _Caller(specimen)
     with specimen.measuring(), torch.no_grad():
-        outputs = functional_call(
-            caller, {f"model.{name}": value for name, value in squared.items()}, (ones,)
-        )
+        outputs = StatelessCall(specimen.model, specimen.objective.outputs)(squared, ones)
     return float(outputs.double().sum())
-
-
-class _Caller(nn.Module):
-    """A specimen's objective on its model as a module, so that the weights can be replaced."""
-
-    def __init__(self, specimen: Specimen) -> None:
-        super().__init__()
-        self.model = specimen.model
-        self._objective = specimen.objective
-
-    def forward(self, batch: object) -> Tensor:
-        return self._objective.outputs(self.model, batch)
 
 
 def _margins(specimen: Specimen, logs: dict[str, float], missing: dict[str, str]) -> None:

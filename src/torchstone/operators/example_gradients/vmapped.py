@@ -8,23 +8,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchstone import batches
 from torchstone.batches import Batch
-from torchstone.objectives import Objective
 from torchstone.specimen import Specimen
-
-
-class _Outputs(nn.Module):
-    """The objective's outputs as a module, so that parameters can be replaced in a call."""
-
-    def __init__(self, objective: Objective, model: nn.Module) -> None:
-        super().__init__()
-        self.objective, self.model = objective, model
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.objective.outputs(self.model, batch)
+from torchstone.stateless import StatelessCall
 
 
 def vmapped_norms(
@@ -74,15 +63,14 @@ def vmapped_gradients(
         Stacked over examples, by name; None where the network does not run under `torch.func.vmap` (control flow that
         depends on data, layers without a batching rule), or where the gradients it gives there do not add up to the batch's.
     """
-    values = {f"model.{name}": specimen.trainable[name].detach() for name in names}
+    values = {name: specimen.trainable[name].detach() for name in names}
     directions = random_vectors(values)
     tensors = list(batches.tensors(batch))
-    wrapper = _Outputs(specimen.objective, specimen.model)
+    outputs_of = StatelessCall(specimen.model, specimen.objective.outputs)
 
     def one(row: list[Tensor], cotangent: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         def of_parameters(replaced: dict[str, Tensor]) -> Tensor:
-            single = _rebuilt(batch, iter(row))
-            return torch.func.functional_call(wrapper, replaced, (single,))
+            return outputs_of(replaced, _rebuilt(batch, iter(row)))
 
         _, pull = torch.func.vjp(of_parameters, values)  # pyright: ignore[reportAssignmentType]
         (gradients,) = torch.func.vmap(pull)(cotangent[:, None])
@@ -102,10 +90,10 @@ def vmapped_gradients(
         return None
     specimen.passes.forward += count
     specimen.passes.backward += count * columns
-    sums = {name: shadows[f"model.{name}"].sum() for name in names}
+    sums = {name: shadows[name].sum() for name in names}
     if not adds_up(specimen, batch, outputs, sums, cotangents):
         return None
-    return {name: kept[f"model.{name}"] for name in names}
+    return {name: kept[name] for name in names}
 
 
 def adds_up(

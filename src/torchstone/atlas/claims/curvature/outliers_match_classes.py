@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, hessian
+from torch.func import grad, hessian
 
 from torchstone.atlas import Claim, Evidence, Scale, Theme
 from torchstone.data.digits import digits
@@ -29,6 +29,7 @@ from torchstone.objectives import Classification
 from torchstone.operators.hessian import Hessian
 from torchstone.specimen import Specimen
 from torchstone.specimens.networks import mlp
+from torchstone.stateless import StatelessCall
 from torchstone.training.evaluation import cross_entropy
 from torchstone.training.fit import fit
 
@@ -146,12 +147,13 @@ def smooth_problem(
     # Blocks of four pixels: 16 inputs keep the dense Hessian small.
     x = nn.functional.avg_pool2d(data.train_x[kept], 2).double()
     model = mlp([16, 6, 3], nn.Tanh, generator=generator).double()
+    call = StatelessCall(model)
     shapes = {name: weight.shape for name, weight in model.named_parameters()}
 
     def loss(flat: Tensor) -> Tensor:
         parts = flat.split([shape.numel() for shape in shapes.values()])
         named = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-        return nn.functional.cross_entropy(functional_call(model, named, (x,)), data.train_y[kept])
+        return nn.functional.cross_entropy(call(named, x), data.train_y[kept])
 
     start = torch.cat([weight.detach().flatten() for weight in model.parameters()])
     return grad(loss), functools.partial(_symmetric, hessian(loss)), start
