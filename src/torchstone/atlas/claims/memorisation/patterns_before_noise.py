@@ -20,7 +20,7 @@ from torchstone.details import Axis, Curve, Line, Table, numbers
 from torchstone.specimens.networks import mlp
 from torchstone.training.evaluation import cross_entropy, misclassified
 from torchstone.training.fit_many import MembersEpoch, OnMembersEpoch, TrainedMany, fit_many
-from torchstone.training.memorisation import (
+from torchstone.training.patterns_and_noise import (
     corrupt_inputs,
     corrupt_labels,
     easy_example_variance,

@@ -14,7 +14,7 @@ from torchstone.errors import SettingError
 from torchstone.specimens.networks import mlp
 from torchstone.training.ensemble import Ensemble
 from torchstone.training.evaluation import cross_entropy, squared_error
-from torchstone.training.memorisation import (
+from torchstone.training.patterns_and_noise import (
     corrupt_inputs,
     corrupt_labels,
     easy_example_variance,
