@@ -59,7 +59,7 @@ class BatchJacobian(DifferentiatedMap):
         shape = (self._heights[-1], self._widths[-1])
         dtype = torch.float64 if bool(sizes[:, 2].any()) else torch.float32
         super().__init__(specimen, split, shape, dtype, specimen.device)
-        self._graphs = KeptGraphs(specimen, split, self._linearise, memory_bytes)
+        self._graphs = KeptGraphs(specimen, split, self._linearise, memory_bytes, linear=True)
         self._columns = ColumnGradients(specimen, memory_bytes)
         self._transposed = False
 

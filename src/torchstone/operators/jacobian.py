@@ -78,7 +78,9 @@ class ParameterJacobian(DifferentiatedMap):
         self._starts = [0, *itertools.accumulate(heights.tolist())]
         shape = (self._starts[-1], self.space.size)
         super().__init__(specimen, split, shape, self.space.dtype, self.space.device)
-        self._graphs = KeptGraphs(specimen, split, self._linearise, memory_bytes, self.space.bytes)
+        self._graphs = KeptGraphs(
+            specimen, split, self._linearise, memory_bytes, self.space.bytes, linear=True
+        )
         self._columns = ColumnGradients(specimen, memory_bytes)
         self._transposed = False
 

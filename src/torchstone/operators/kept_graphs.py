@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchstone.batches import Batch
+from torchstone.operators.convolutions import EfficientConvolutions
 from torchstone.operators.double_backward import twice_differentiable
 from torchstone.specimen import Specimen
 
@@ -46,6 +47,7 @@ class KeptGraphs(Generic[Graph]):
         build: Makes the graph of a batch; called inside `measuring()` with gradients enabled.
         memory_bytes: Budget for all graphs together.
         extra_bytes: Memory of what `build` returns besides the tensors that its graph saves.
+        linear: The graphs are those of J^T u, and differentiated in u alone.
 
     Attributes:
         fits: Whether the graphs are kept; None before the first product.
@@ -60,9 +62,12 @@ class KeptGraphs(Generic[Graph]):
         build: Callable[[Batch], Graph],
         memory_bytes: int,
         extra_bytes: int = 0,
+        *,
+        linear: bool = False,
     ) -> None:
         self.specimen, self.split = specimen, split
-        self.build, self.memory_bytes, self.extra_bytes = build, memory_bytes, extra_bytes
+        self._build, self.memory_bytes, self.extra_bytes = build, memory_bytes, extra_bytes
+        self.linear = linear
         self.fits: bool | None = None
         self.weight: GraphWeight | None = None
         self.position = 0
@@ -125,10 +130,14 @@ class KeptGraphs(Generic[Graph]):
             self.weight = self._weigh(batch)
             heavy = self.weight is None or (self.weight.bytes + self.extra_bytes) * mine > self.memory_bytes
             self.fits = not heavy
-        graph = self.build(batch)
+        graph = self._built(batch)
         if self.fits:
             self._kept[position] = graph
         return graph
+
+    def _built(self, batch: Batch) -> Graph:
+        with EfficientConvolutions(self.linear):
+            return self._build(batch)
 
     def _weigh(self, batch: Batch) -> GraphWeight | None:
         known = {one.untyped_storage().data_ptr(): _bytes(one) for one in self.specimen.model.parameters()}
@@ -145,7 +154,7 @@ class KeptGraphs(Generic[Graph]):
 
         try:
             with torch.autograd.graph.saved_tensors_hooks(see, _as_it_is):
-                graph = self.build(batch)
+                graph = self._built(batch)
         except RuntimeError as error:
             if "saved tensor hooks" not in str(error):
                 raise

@@ -18,35 +18,29 @@ from torchstone.operators.column_gradients import ColumnGradients
 from torchstone.operators.cotangents import Columns
 from torchstone.operators.curvature_map import GRAPH_BYTES, CurvatureMap
 from torchstone.operators.finite_differences import central_difference
-from torchstone.operators.forward_mode import FORWARD_MODE, ForwardMode
 from torchstone.operators.kept_graphs import KeptGraphs
 from torchstone.operators.parameter_space import ParameterSpace
 from torchstone.specimen import Specimen
 
-_FORWARD = f"; {FORWARD_MODE}"
 Weigher = Callable[[Tensor], Tensor]
 """v -> W v for all examples of a batch, both of the outputs' shape."""
 
 
 @dataclass
 class _Linearised:
-    """One batch: outputs f, the pull-back J^T u as a function of u, and W; None where W is zero.
-
-    Where J v comes in forward mode, nothing is pulled.
-    """
+    """One batch: outputs f, the pull-back J^T u as a function of u, and W; None where W is zero."""
 
     outputs: Tensor
+    cotangent: Tensor
+    pulled: tuple[Tensor, ...]
     weigh: Weigher | None
-    cotangent: Tensor | None = None
-    pulled: tuple[Tensor, ...] = ()
 
 
 class OutputCurvature(CurvatureMap):
     """(1/N) sum_n J_n^T W_n J_n with J_n the Jacobian of example n's outputs in the parameters.
 
-    Cost of a product: about 2 gradients where graphs are kept, 3 where not. J v is the derivative of J^T u in u, or comes
-    in forward mode where that is cheaper (`forward_mode`). Where the network cannot be differentiated twice, J v is a
-    central difference. `how` says so.
+    Cost of a product: about 2 gradients where graphs are kept, 3 where not. Where the network cannot be differentiated
+    twice, J v is a central difference and `how` says so.
 
     Args:
         specimen: What is examined.
@@ -63,9 +57,10 @@ class OutputCurvature(CurvatureMap):
         memory_bytes: int = GRAPH_BYTES,
     ) -> None:
         super().__init__(specimen, split, names)
-        self._graphs = KeptGraphs(specimen, split, self._linearise, memory_bytes, self.space.bytes)
+        self._graphs = KeptGraphs(
+            specimen, split, self._linearise, memory_bytes, self.space.bytes, linear=True
+        )
         self._columns = ColumnGradients(specimen, memory_bytes)
-        self._forward_mode = ForwardMode(specimen, self.space)
 
     @abstractmethod
     def _weigher(self, outputs: Tensor, batch: Batch, position: int) -> Weigher | None:
@@ -95,16 +90,14 @@ class OutputCurvature(CurvatureMap):
 
     def _linearise(self, batch: Batch) -> _Linearised:
         outputs = self.specimen.forward(batch)
-        weigh = self._weigher(outputs.detach(), batch, self._graphs.position)
-        if not outputs.requires_grad:
-            return _Linearised(outputs, None)
-        if self._forward_mode.pays(outputs, batch):
-            self.how = self.how.removesuffix(_FORWARD) + _FORWARD
-            return _Linearised(outputs, weigh)
         cotangent = torch.zeros_like(outputs, requires_grad=True)
-        options: dict[str, Any] = {"grad_outputs": cotangent, "create_graph": True, "retain_graph": True}
-        pulled = self.specimen.grad(outputs, self.space.parameters, batch, **options)
-        return _Linearised(outputs, weigh, cotangent, pulled)
+        if outputs.requires_grad:
+            options: dict[str, Any] = {"grad_outputs": cotangent, "create_graph": True, "retain_graph": True}
+            pulled = self.specimen.grad(outputs, self.space.parameters, batch, **options)
+        else:
+            pulled = tuple(torch.zeros_like(parameter) for parameter in self.space.parameters)
+        weigh = self._weigher(outputs.detach(), batch, self._graphs.position)
+        return _Linearised(outputs, cotangent, pulled, weigh)
 
     def _by_double_backward(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         return self._products_of_blocks(X, [self.space])
@@ -132,40 +125,23 @@ class OutputCurvature(CurvatureMap):
         self, graph: _Linearised, batch: Batch, X: Float[Tensor, "n k"], space: ParameterSpace
     ) -> Float[Tensor, "n k"]:
         """Products with the block of `space`."""
-        if graph.weigh is None:
-            return torch.zeros_like(X)
-        columns = space.unflatten_columns(X)
-        pushed = self._pushed(graph, batch, dict(zip(space.names, columns, strict=True)))
-        if pushed is None:
+        along = dict(zip(space.names, space.unflatten_columns(X), strict=True))
+        places = [i for i, name in enumerate(self.space.names) if name in along]
+        used = [i for i in places if graph.pulled[i].requires_grad]
+        if not used or graph.weigh is None:
             return torch.zeros_like(X)
         weight = self._graphs.weight
-        weighted = torch.stack([graph.weigh(one) for one in pushed]).to(graph.outputs.dtype)
-        found = self._columns((graph.outputs,), space.parameters, batch, (weighted,), weight)
-        return space.flatten_columns(found)
-
-    def _pushed(self, graph: _Linearised, batch: Batch, along: dict[str, Tensor]) -> Tensor | None:
-        """J V (k, *outputs) for directions of parameters by name; None where the outputs do not depend on them."""
-        if graph.cotangent is None:
-            pushed = self._forward_mode(batch, list(along), list(along.values()))
-            if pushed is not None:
-                return pushed
-            self._graphs.drop()
-            self.how = self.how.removesuffix(_FORWARD)
-            graph = self._linearise(batch)
-        used = [
-            i for i, name in enumerate(self.space.names) if name in along and graph.pulled[i].requires_grad
-        ]
-        if not used:
-            return None
         # J x is the derivative of u -> x^T (J^T u), which is linear in u.
         (pushed,) = self._columns(
             [graph.pulled[i] for i in used],
             (graph.cotangent,),
             batch,
             [along[self.space.names[i]] for i in used],
-            self._graphs.weight,
+            weight,
         )
-        return pushed
+        weighted = torch.stack([graph.weigh(one) for one in pushed]).to(graph.outputs.dtype)
+        found = self._columns((graph.outputs,), space.parameters, batch, (weighted,), weight)
+        return space.flatten_columns(found)
 
     def _pull(self, outputs: Tensor, cotangent: Tensor, batch: Batch) -> Float[Tensor, " n"]:
         """J^T u as a vector."""
