@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from typing import Any
 
 import torch
 
 from torchstone.linalg.as_linear_map import as_linear_map
 from torchstone.linalg.complement import DeflatedMap
+from torchstone.linalg.finished_samples import FinishedSamples
 from torchstone.linalg.linear_map import LinearMap, require_square
 from torchstone.linalg.probes import draw_probes
 from torchstone.linalg.range_sketch import RangeSketch
@@ -32,6 +34,7 @@ def trace(
     max_products: int = 2000,
     max_sketch: int = 64,
     block: int = 10,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> TraceEstimate:
     """The trace up to a standard error of max(tolerance |trace|, absolute).
 
@@ -52,12 +55,16 @@ def trace(
         max_products: At most this many; 36 or more.
         max_sketch: Most vectors in a sketch, 8 or more. Less saves memory.
         block: Columns of a product beyond the sketch.
+        checkpoint: A file that keeps the fresh probes of a long run. A run with the same arguments and generator makes
+            the sketch again and goes on from it to the same bits; it is deleted at the end.
 
     Returns:
         The estimate, which says its method and whether the tolerance was reached.
 
     Raises:
-        SettingError: Not square, or a setting out of range.
+        SettingError: Not square, a setting out of range, or a checkpoint of another run.
+        FormatError: A damaged checkpoint.
+        OutputError: A checkpoint that cannot be written.
         NumericalError: Products with NaN or Inf.
 
     >>> estimate = trace(torch.diag(torch.arange(1.0, 201) ** -3), tolerance=1e-3, generator=torch.Generator())
@@ -100,7 +107,15 @@ def trace(
             continue
         if can_be_exact and fresh >= n:
             return TraceEstimate.exactly(exact_trace(A, block=block), estimate.products + n)
-        return _on_the_complement(sketch, images, precision, max_products, block)
+        settings = {
+            "n": n,
+            "dtype": str(A.dtype),
+            "max_products": max_products,
+            "sketch": sketch.size,
+            "block": block,
+        }
+        finished = FinishedSamples(checkpoint, generator, settings)
+        return _on_the_complement(sketch, images, precision, max_products, block, finished)
 
 
 def _fresh_probes(spread: float, target: float) -> float:
@@ -109,15 +124,20 @@ def _fresh_probes(spread: float, target: float) -> float:
 
 
 def _on_the_complement(
-    sketch: RangeSketch, images: torch.Tensor, precision: Precision, max_products: int, block: int
+    sketch: RangeSketch,
+    images: torch.Tensor,
+    precision: Precision,
+    max_products: int,
+    block: int,
+    finished: FinishedSamples,
 ) -> TraceEstimate:
     """Hutchinson's estimate of what the sketch leaves, with fresh probes."""
     A, spent = sketch.A, sketch.size + sketch.rank
     inside = float((sketch.basis * images).sum(dtype=torch.float64))
     outside = DeflatedMap(A, sketch.basis)
-    draw = lambda count: (
-        inside + quadratic_forms(outside, draw_probes(A, count, sketch.generator, "rademacher"))
-    )
+    forms = lambda X: inside + quadratic_forms(outside, X)
+    draw = lambda count: finished(draw_probes(A, count, sketch.generator, "rademacher"), forms)
     samples, precise = draw_until(draw, precision, _LEAST, max_products - spent, block)
+    finished.remove()
     estimate = TraceEstimate.of(samples, spent + len(samples), precise)
     return dataclasses.replace(estimate, method="Hutchinson beside a sketch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from torchstone.errors import SettingError
 from torchstone.linalg.as_linear_map import as_linear_map
+from torchstone.linalg.finished_samples import FinishedSamples
 from torchstone.linalg.linear_map import LinearMap, require_square
 from torchstone.linalg.probes import Distribution, draw_probes
 from torchstone.linalg.sampling import Precision, draw_until, require_at_least, standard_error
@@ -83,6 +85,7 @@ def hutchinson_trace(
     min_probes: int = 20,
     max_probes: int = 10_000,
     block: int = 10,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> TraceEstimate:
     """Girard-Hutchinson estimate of a trace.
 
@@ -106,12 +109,17 @@ def hutchinson_trace(
         min_probes: With a tolerance, at least this many, 2 or more.
         max_probes: With a tolerance, at most this many.
         block: Columns of a product.
+        checkpoint: A file that keeps the finished probes of a long run. A run with the same arguments and generator goes
+            on from it to the same bits; it is deleted at the end.
 
     Returns:
         The estimate; with a tolerance, whether it was reached.
 
     Raises:
-        SettingError: Not square, neither or both of probes and tolerance, or a setting out of range.
+        SettingError: Not square, neither or both of probes and tolerance, a setting out of range, or a checkpoint of
+            another run.
+        FormatError: A damaged checkpoint.
+        OutputError: A checkpoint that cannot be written.
         NumericalError: Products with NaN or Inf.
 
     >>> hutchinson_trace(torch.diag(torch.tensor([1.0, 2.0])), probes=3, generator=torch.Generator()).value
@@ -130,8 +138,12 @@ def hutchinson_trace(
         require_at_least("min_probes", min_probes, 2)
         require_at_least("max_probes", max_probes, min_probes)
         least, most = min_probes, max_probes
-    draw = lambda count: quadratic_forms(A, draw_probes(A, count, generator, distribution))
+    settings = {"least": least, "most": most, "block": block, "distribution": distribution}
+    finished = FinishedSamples(checkpoint, generator, {"n": A.shape[0], "dtype": str(A.dtype), **settings})
+    forms = lambda X: quadratic_forms(A, X)
+    draw = lambda count: finished(draw_probes(A, count, generator, distribution), forms)
     samples, precise = draw_until(draw, precision, least, most, block)
+    finished.remove()
     return TraceEstimate.of(samples, len(samples), precise)
 
 

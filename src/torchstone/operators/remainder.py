@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Container
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.linalg import draw_probes
+from torchstone.linalg.finished_samples import FinishedSamples
 from torchstone.operators.gauss_newton import GaussNewton
 from torchstone.operators.hessian import Hessian
 from torchstone.specimen import Specimen
@@ -85,6 +87,7 @@ class Remainder:
         min_probes: int,
         max_probes: int,
         generator: torch.Generator,
+        checkpoint: str | os.PathLike[str] | None = None,
         block: int = 5,
     ) -> bool:
         """Add probes until the whole trace is precise enough, or there are too many.
@@ -96,21 +99,26 @@ class Remainder:
             min_probes: At least this many.
             max_probes: At most this many.
             generator: Draws them.
+            checkpoint: File for the finished probes.
             block: Probes at once.
 
         Returns:
             Whether it is precise enough.
         """
+        settings = {"parameters": " ".join(self.names), "n": self.size, "dtype": str(self.hessian.dtype)}
+        counts = {"least": min_probes, "most": max_probes, "block": block}
+        finished = FinishedSamples(checkpoint, generator, {**settings, **counts})
         while True:
             target = min_probes if self.probes < min_probes else max_probes
             X = draw_probes(self.hessian, min(block, target - self.probes), generator, "rademacher")
-            self.samples = torch.cat([self.samples, self._forms(X)])
+            self.samples = torch.cat([self.samples, finished(X, self._forms)])
             self.probes = len(self.samples)
             if self.probes < min_probes:
                 continue
             error = math.sqrt(variance + self.variances()[-1])
             precise = error <= tolerance * abs(known + self.total)
             if precise or self.probes >= max_probes:
+                finished.remove()
                 return precise
 
     def _forms(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "k names"]:

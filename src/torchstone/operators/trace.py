@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 import torch
@@ -95,6 +96,7 @@ def hessian_trace(
     samples: int = 16,
     generator: torch.Generator,
     memory_bytes: int = GRAPH_BYTES,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> TraceResult:
     r"""tr(H) of the empirical risk in the trainable parameters.
 
@@ -118,10 +120,14 @@ def hessian_trace(
         samples: Sampled cotangents beyond that, 2 or more.
         generator: Draws probes and samples.
         memory_bytes: For kept graphs and for the norms.
+        checkpoint: A file that keeps the finished probes of a long run. A run with the same arguments and generator goes
+            on from it to the same bits; it is deleted at the end.
 
     Raises:
         SpecimenError: No trainable parameter.
-        SettingError: A setting out of range.
+        SettingError: A setting out of range, or a checkpoint of another run.
+        FormatError: A damaged checkpoint.
+        OutputError: A checkpoint that cannot be written.
 
     Source: Hutchinson 1990; Martens 2020, JMLR 21(146), section 8 (G = H for piecewise linear networks' diagonal
     blocks); Botev, Ritter & Barber 2017, ICML, section 3.2 (diagonal blocks under piecewise linear activations).
@@ -149,7 +155,9 @@ def hessian_trace(
         remainder.compute()
         converged = variance**0.5 <= tolerance * abs(known + remainder.total)
     else:
-        converged = remainder.estimate(known, variance, tolerance, min_probes, max_probes, generator)
+        converged = remainder.estimate(
+            known, variance, tolerance, min_probes, max_probes, generator, checkpoint
+        )
     return _result(specimen, gauss_newton, remainder, converged)
 
 
