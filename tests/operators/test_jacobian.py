@@ -363,3 +363,23 @@ def test_the_zoo(case: Any) -> None:
         pushed, pulled = J @ v, J.T @ u
         slack = float(u.norm() * pushed.norm() + v.norm() * pulled.norm())
         assert abs(float(u @ pushed - pulled @ v)) <= (3e-2 if coarse else 1e-4) * slack
+
+
+class _Overwriting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.sigmoid(self.first(x))
+        outputs = self.last(hidden)
+        hidden.mul_(2)
+        return outputs
+
+
+@pytest.mark.parametrize("kind", [InputJacobian, ParameterJacobian])
+def test_networks_that_overwrite_what_a_derivative_needs_are_refused_in_words(kind: Any) -> None:
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    specimen = Specimen(_Overwriting(), Regression(), (x, x[:, :3])).prepared()
+    with pytest.raises(SpecimenError, match=r"leave alone what its gradient needs.*h \* 2 instead of h.mul_"):
+        kind(specimen).to_dense()

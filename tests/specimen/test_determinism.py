@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from torchstone.errors import DeterminismError, SpecimenError
+from torchstone.batches import Batch
+from torchstone.errors import DeterminismError, ObjectiveError, SpecimenError
 from torchstone.objectives import Classification
 from torchstone.specimen import Specimen
 
@@ -197,6 +198,23 @@ def test_a_network_that_writes_into_its_input_is_refused_before_it_spoils_the_da
     with pytest.raises(SpecimenError, match=r"must not write into its input.*x\.clone\(\)"):
         prepared([(x, y)] if listed else (x, y), Writes(4, 2))
     assert torch.equal(x, data(20)[0])
+
+
+class Halves(Classification):
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return super().losses(outputs.mul_(0.5), batch)
+
+
+def test_losses_that_write_into_the_outputs_are_refused() -> None:
+    model, (x, y) = nn.Linear(4, 2), data(20)
+    with pytest.raises(ObjectiveError, match=r"must not write into the outputs.*outputs\.clone\(\)"):
+        Specimen(model, Halves(), (x, y)).prepared()
+
+
+def test_a_split_is_named_by_a_string() -> None:
+    specimen = Specimen(nn.Linear(4, 2), Classification(), data(20))
+    with pytest.raises(SpecimenError, match='split must be a name; got int. Pass "train"'):
+        specimen.split(3)  # pyright: ignore[reportArgumentType]
 
 
 def test_only_layers_that_are_random_are_named() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -103,10 +104,21 @@ def check_gradient(losses: Iterable[Tensor], parameters: Sequence[nn.Parameter])
             "losses without a gradient",
             "Take detach(), item(), NumPy and torch.no_grad() out of forward() and the objective.",
         )
-    try:
+    with telling_overwriting():
         torch.autograd.grad(attached, parameters, allow_unused=True)
+
+
+@contextlib.contextmanager
+def telling_overwriting() -> Iterator[None]:
+    """Inside, a derivative whose tensors were overwritten by the network is refused in words.
+
+    Raises:
+        SpecimenError: It is.
+    """
+    try:
+        yield
     except RuntimeError as error:
-        if "inplace" not in str(error):
+        if "modified by an inplace operation" not in str(error):
             raise
         raise SpecimenError(
             "forward() must leave alone what its gradient needs",
@@ -142,7 +154,14 @@ def check_split(
         )
     with _blaming(objective):
         objective.check(outputs, batch)
-        losses = objective.losses(outputs, batch)
+        given = outputs.clone()
+        losses = objective.losses(given, batch)
+    if not batches.same(given, outputs):
+        raise ObjectiveError(
+            "losses(outputs, batch) must not write into the outputs",
+            f"outputs that differ after the losses of {split.name} data",
+            "Use outputs = outputs / 2 instead of outputs /= 2 or outputs.div_(2), or start with outputs.clone().",
+        )
     one_per_example(losses, objective.size(batch))
     for what, values in (("outputs", outputs), ("losses", losses)):
         if not bool(values.isfinite().all()):

@@ -18,7 +18,13 @@ from torchstone.batches import Batch
 from torchstone.errors import RaggedError, SettingError, SpecimenError, blaming
 from torchstone.objectives.base import Objective, one_per_example
 from torchstone.recipe import Recipe
-from torchstone.specimen.checks import check_gradient, check_kinds, check_model, check_split
+from torchstone.specimen.checks import (
+    check_gradient,
+    check_kinds,
+    check_model,
+    check_split,
+    telling_overwriting,
+)
 from torchstone.specimen.determinism import check_forward, couples_examples, freeze_data
 from torchstone.specimen.processes import Group, Processes
 from torchstone.specimen.protection import protect
@@ -123,6 +129,8 @@ class Specimen:
         Raises:
             SpecimenError: It was not given.
         """
+        if not isinstance(name, str):
+            raise SpecimenError("split must be a name", type(name).__name__, 'Pass "train", for example.')
         if name not in self.splits:
             raise SpecimenError(
                 f"This needs {name} data", f"only {', '.join(self.splits)}", f"Pass {name}=..."
@@ -167,6 +175,9 @@ class Specimen:
         """`torch.autograd.grad` of values over a batch, counted as one backward pass.
 
         Unused inputs give zeros, or None where `options` say `materialize_grads=False`.
+
+        Raises:
+            SpecimenError: The network overwrote in place what the derivative needs.
         """
         self.passes.backward += self.objective.size(batch)
         values = (value,) if isinstance(value, Tensor) else tuple(value)
@@ -174,7 +185,8 @@ class Specimen:
             return tuple(
                 torch.zeros_like(one) for one in ((inputs,) if isinstance(inputs, Tensor) else inputs)
             )
-        return torch.autograd.grad(value, inputs, **{"materialize_grads": True, **options})
+        with telling_overwriting():
+            return torch.autograd.grad(value, inputs, **{"materialize_grads": True, **options})
 
     def sum_over(self, function: Callable[[Batch], Any], split: str = "train") -> Any:
         """Sum of `function(batch)` over the batches of a split, accumulated in float64.
