@@ -213,7 +213,7 @@ def test_losses_that_write_into_the_outputs_are_refused() -> None:
 
 def test_a_split_is_named_by_a_string() -> None:
     specimen = Specimen(nn.Linear(4, 2), Classification(), data(20))
-    with pytest.raises(SpecimenError, match='split must be a name; got int. Pass "train"'):
+    with pytest.raises(SpecimenError, match=r'split must be a name; got int\. Pass "train"'):
         specimen.split(3)  # pyright: ignore[reportArgumentType]
 
 
