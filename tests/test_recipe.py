@@ -42,6 +42,8 @@ def optimizer(lr: Any = 0.3, momentum: float = 0.8) -> torch.optim.SGD:
         ({"batch_size": 0}, "batch_size must be a whole number"),
         ({"epochs": 2.5}, "epochs must be a whole number"),
         ({"epochs": -1}, "epochs must be a whole number"),
+        ({"seed": 1.5}, "seed must be a whole number; got 1.5"),
+        ({"seed": "a"}, "seed must be a whole number; got 'a'"),
         ({"build": 3}, "build must be a function"),
         ({"schedule": "cosine"}, "schedule must be a function"),
         ({"penalty": 0.1}, "penalty must be a function"),

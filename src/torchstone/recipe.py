@@ -162,9 +162,16 @@ def _function(name: str, value: Any) -> Any:
     return value
 
 
+def _seed(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise SettingError(f"Recipe.{name} must be a whole number", repr(value), "Pass an int.")
+    return operator.index(value)
+
+
 CHECKED: Mapping[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("lr", "momentum"), _real),
     **dict.fromkeys(("batch_size", "epochs"), _count),
+    "seed": _seed,
     **dict.fromkeys(("build", "schedule", "penalty"), _function),
 }
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from torchstone.training.chunks import Chunk
 from torchstone.training.ensemble import Ensemble
-from torchstone.training.fit import scheduled
 from torchstone.training.job import Job
 from torchstone.training.member_steps import MemberSteps
+from torchstone.training.optimizers import made_optimizer, scheduled
 from torchstone.training.order import EpochOrder, seeded_epoch
 from torchstone.training.presentation import failure
 from torchstone.training.stack import Stack
@@ -30,7 +30,7 @@ def train_as_one(job: Job, members: Tensor, way: Way) -> Chunk:
     stack = Stack.of([job.models[k] for k in members.tolist()])
     template = copy.deepcopy(job.models[0])
     ensemble = Ensemble(template, stack.parameters, stack.buffers)
-    optimizer = job.optimizer(stack.leaves)
+    optimizer = made_optimizer(job.optimizer, stack.leaves)
     loop = _Loop(
         job,
         members,

@@ -13,8 +13,9 @@ from torchstone.bounds.prior_grid import CentredGrid
 from torchstone.errors import SettingError
 from torchstone.training.certificate import Certificate, certify
 from torchstone.training.evaluation import PerExample, check_pairs, cross_entropy, misclassified
-from torchstone.training.fit import OptimizerFactory, fit
+from torchstone.training.fit import fit
 from torchstone.training.gaussian_weights import GaussianWeights
+from torchstone.training.optimizers import OptimizerFactory
 from torchstone.training.pac_bayes import PacBayesFit, bounded, fit_pac_bayes
 
 

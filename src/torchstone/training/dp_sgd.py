@@ -13,7 +13,8 @@ from torch.func import grad_and_value, vmap
 
 from torchstone.errors import SettingError
 from torchstone.stateless import StatelessCall
-from torchstone.training.evaluation import PerExample
+from torchstone.training.evaluation import PerExample, check_generator
+from torchstone.training.optimizers import made_optimizer, take_step
 
 ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 384, 512, 1024)
 
@@ -77,6 +78,7 @@ def fit_privately(
 
     Source: Abadi et al. 2016, algorithm 1; Mironov, Talwar & Zhang 2019 (privacy).
     """
+    check_generator(generator)
     count = len(x)
     if not 1 <= batch_size <= count or steps < 1 or not clip > 0 or not 0 <= noise < math.inf:
         raise SettingError(
@@ -86,7 +88,7 @@ def fit_privately(
         )
     model.eval()
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    moving = optimizer(list(named.values()))
+    moving = made_optimizer(optimizer, list(named.values()))
     gradients = _example_gradients(model, losses, named)
     rate, seen, cut, course = batch_size / count, 0, 0, []
     for _ in range(steps):
@@ -104,7 +106,7 @@ def fit_privately(
         for name, p in named.items():
             draw = torch.randn(p.shape, generator=generator, dtype=torch.float64)
             p.grad = (total[name] + noise * clip * draw.to(p)) / batch_size
-        moving.step()
+        take_step(moving)
         moving.zero_grad(set_to_none=True)
     spared = delta if delta is not None else 1 / (10 * count)
     spent = epsilon(noise, rate, steps, spared)

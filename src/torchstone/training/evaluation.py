@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +110,20 @@ def one_per_example(values: Tensor, count: int) -> Tensor:
             'Use reduction="none" and average over everything but the examples.',
         )
     return values
+
+
+def check_generator(generator: Any) -> None:
+    """Randomness comes from an explicit generator on the CPU, so that the same seed gives the same bits.
+
+    Raises:
+        SettingError: It is none.
+    """
+    if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
+        raise SettingError(
+            "generator must be a torch.Generator on the CPU",
+            f"one on {generator.device}" if isinstance(generator, torch.Generator) else repr(generator)[:60],
+            "Pass torch.Generator().manual_seed(0).",
+        )
 
 
 def check_pairs(x: Tensor, y: Tensor, batch_size: int) -> None:

@@ -6,25 +6,23 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from torchstone.errors import NumericalError, SettingError
 from torchstone.linalg.checkpoint import Checkpoint
 from torchstone.training.data_parallel import Group, Ranks
-from torchstone.training.evaluation import PerExample, check_pairs
+from torchstone.training.evaluation import PerExample, check_generator, check_pairs
+from torchstone.training.optimizers import OptimizerFactory, made_optimizer, scheduled
 from torchstone.training.order import EpochOrder, seeded_epoch
 from torchstone.training.presentation import Penalty, Presentation
 from torchstone.training.progress_bar import progress_bar
 from torchstone.training.run_state import RunState, fingerprint
 from torchstone.training.snapshots import Snapshots
 from torchstone.training.stepping import Stepper
-
-OptimizerFactory = Callable[[Any], Optimizer]
 
 LITTLE = 2**20  # bytes of examples that are gathered at once: for a small network a gather a step is a cost
 
@@ -163,11 +161,12 @@ def fit(
         (120, True)
     """
     check_pairs(x, y, batch_size)
+    check_generator(generator)
     budget = updates(epochs, steps, len(x), batch_size)
     ranks = Ranks(processes)
     identity = fingerprint(model, x, y, generator) if checkpoint is not None or not ranks.alone else {}
     ranks.check_equal("weights, data and generator", str(sorted(identity.items())))
-    optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(model.parameters())
+    optimizer = made_optimizer(optimizer, model.parameters())
     scheduler = scheduled(scheduler, optimizer)
     stepper = Stepper(Presentation(model, losses, penalty, ledger), optimizer, ranks, autocast)
     kept = Snapshots(model, keep_trajectory, budget)
@@ -259,25 +258,6 @@ def _extended(
         )
     values = {"train_loss": epoch.train_loss, **{name: float(value) for name, value in more.items()}}
     return {name: (*series.get(name, ()), value) for name, value in values.items()}
-
-
-def scheduled(
-    scheduler: LRScheduler | Callable[[Optimizer], LRScheduler] | None, optimizer: Optimizer
-) -> LRScheduler | None:
-    """The schedule, made if need be.
-
-    Raises:
-        SettingError: It wants to be told a number at each step.
-    """
-    if scheduler is not None and not isinstance(scheduler, LRScheduler):
-        scheduler = scheduler(optimizer)
-    if isinstance(scheduler, ReduceLROnPlateau):
-        raise SettingError(
-            "scheduler must be a function of the number of updates",
-            "ReduceLROnPlateau",
-            "Step it in on_epoch with the number that it watches.",
-        )
-    return scheduler
 
 
 def updates(epochs: int | None, steps: int | None, count: int, batch_size: int) -> int:

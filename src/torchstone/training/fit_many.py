@@ -9,23 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from torchstone.errors import SettingError
 from torchstone.training.as_one import train_as_one
 from torchstone.training.chunks import Chunk, chunks
 from torchstone.training.ensemble import Ensemble, check_same_architecture
-from torchstone.training.evaluation import PerExample
+from torchstone.training.evaluation import PerExample, check_generator
 from torchstone.training.fit import updates
 from torchstone.training.job import Job
 from torchstone.training.member_data import MemberData
-from torchstone.training.member_steps import OptimizerFactory, member_values
+from torchstone.training.member_steps import member_values
 from torchstone.training.one_by_one import train_one_by_one
+from torchstone.training.optimizers import OptimizerFactory, SchedulerFactory
 from torchstone.training.presentation import Penalty
 from torchstone.training.ways import batched, way_of
 
 Progress = Callable[[int, int], None]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
 @dataclass(frozen=True)
@@ -208,13 +207,15 @@ def _check(
 ) -> None:
     """Raise a SettingError where the settings do not fit together."""
     whole = hasattr(batch_size, "__index__") and batch_size >= 1
-    if len(generators) != members or not whole or memory_budget < 1:
+    if not isinstance(generators, Sequence) or len(generators) != members or not whole or memory_budget < 1:
         raise SettingError(
             f"fit_many needs one generator for each of {members} models, a batch_size and a memory_budget of at least 1",
-            f"{len(generators)} generators, batch_size={batch_size}, memory_budget={memory_budget}",
+            f"{len(generators) if isinstance(generators, Sequence) else 'no'} generators, batch_size={batch_size}, memory_budget={memory_budget}",
             "Pass [torch.Generator().manual_seed(k) for k in range(members)].",
         )
-    if not callable(optimizer):
+    for generator in generators:
+        check_generator(generator)
+    if isinstance(optimizer, Optimizer) or not callable(optimizer):
         raise SettingError(
             "optimizer must be a function of the parameters that makes an optimiser",
             type(optimizer).__name__,

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torchstone.training.ensemble import Ensemble
 from torchstone.training.evaluation import PerExample
 from torchstone.training.member_data import MemberData
-from torchstone.training.member_steps import OptimizerFactory
+from torchstone.training.optimizers import OptimizerFactory
 from torchstone.training.presentation import Penalty
 
 

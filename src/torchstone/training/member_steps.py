@@ -2,7 +2,7 @@ r"""Steps of one optimiser on the stacked parameters of many networks, each with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,8 +23,7 @@ from torch.optim import (
 )
 
 from torchstone.errors import SettingError
-
-OptimizerFactory = Callable[[Any], Optimizer]
+from torchstone.training.optimizers import OptimizerFactory, made_optimizer, take_step
 
 # Each coordinate moves by its own history alone, so a stack of parameters moves as its parts would.
 ELEMENTWISE = (SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adadelta, Adamax, ASGD, Rprop)
@@ -76,7 +75,7 @@ class MemberSteps:
                 assert p.grad is not None
                 p.grad.addcmul_(p.detach(), _spread(self._decay, p))
         rates = {id(p): float(group["lr"]) for group in self.optimizer.param_groups for p in group["params"]}
-        self.optimizer.step()
+        take_step(self.optimizer)
         with torch.no_grad():
             for p, old in zip(moved, before, strict=False):
                 if self._decay is not None and self._decoupled:
@@ -96,7 +95,7 @@ def for_one_member(
     """The same optimiser for one member trained alone: its learning rate and weight decay in every group."""
 
     def make(parameters: Any) -> Optimizer:
-        optimizer = factory(parameters)
+        optimizer = made_optimizer(factory, parameters)
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * lr_factor
             if weight_decay is not None:

@@ -18,7 +18,7 @@ trained on other examples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,8 @@ from torchstone.training.gaussian_weights import (
     taken,
     trained_weights,
 )
+from torchstone.training.optimizers import OptimizerFactory, made_optimizer, take_step
 
-OptimizerFactory = Callable[[Any], Optimizer]
 FLOOR = 1e-4
 
 
@@ -175,7 +175,7 @@ def fit_pac_bayes(
                 seen = objective(risk, means, logs)
                 stepper.zero_grad()
                 seen["objective"].backward()
-                stepper.step()
+                take_step(stepper)
                 sums = {name: total + len(rows) * float(seen[name].detach()) for name, total in sums.items()}
         for name, total in sums.items():
             series[name].append(total / count)
@@ -222,7 +222,7 @@ class _Objective:
 
 def _optimizer(factory: OptimizerFactory | None, means: list[Tensor], logs: list[Tensor]) -> Optimizer:
     if factory is not None:
-        return factory([{"params": means}, {"params": logs}])
+        return made_optimizer(factory, [{"params": means}, {"params": logs}])
     return torch.optim.Adam([{"params": means, "lr": 1e-3}, {"params": logs, "lr": 5e-3}])
 
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from torchstone.errors import NumericalError, SettingError
 from torchstone.training.data_parallel import Ranks
+from torchstone.training.optimizers import take_step
 from torchstone.training.presentation import Presentation, failure
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -99,7 +100,7 @@ class Stepper:
             self.scaler.step(self._optimizer)
             self.scaler.update()
         else:
-            self._optimizer.step()
+            take_step(self._optimizer)
         return total, note if self.notes else None
 
     def _backward(self, values: Tensor, penalty: Tensor | None, count: int) -> None:

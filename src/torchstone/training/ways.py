@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
-from torchstone.errors import TorchstoneError
+from torchstone.errors import SettingError, TorchstoneError
 from torchstone.stateless import StatelessCall
 from torchstone.training.batched import Batched, chain
 from torchstone.training.ensemble import size
 from torchstone.training.evaluation import one_per_example
 from torchstone.training.job import Job
 from torchstone.training.member_steps import ELEMENTWISE
+from torchstone.training.optimizers import made_optimizer
 from torchstone.training.order import seeded_epoch
 from torchstone.training.presentation import Presentation
 from torchstone.training.stack import Stack
@@ -84,8 +85,8 @@ def way_of(job: Job) -> tuple[Way | None, str]:
     if not any(p.requires_grad for p in job.models[0].parameters()):
         return None, "the network has no trainable parameters"
     try:
-        optimizer = job.optimizer(_pair(job).leaves)
-    except (TypeError, ValueError, RuntimeError) as error:
+        optimizer = made_optimizer(job.optimizer, _pair(job).leaves)
+    except SettingError as error:
         return None, f"the optimizer does not take stacked parameters: {error}"
     if type(optimizer) not in ELEMENTWISE:
         return None, f"{type(optimizer).__name__} is not known to move every coordinate by itself"

@@ -16,6 +16,7 @@ from torchstone.recipe import Recipe
 from torchstone.specimen import Specimen
 from torchstone.training.fit import History, OnEpoch, fit
 from torchstone.training.fit_many import fit_many
+from torchstone.training.optimizers import made_optimizer
 from torchstone.training.presentation import Penalty
 from torchstone.workbench.example_tensors import ExampleTensors, OfBatch
 from torchstone.workbench.siblings import OnSiblingsEpoch, Siblings
@@ -179,7 +180,7 @@ def optimizer_of(specimen: Specimen, named: Mapping[str, Tensor]) -> Optimizer:
                 parameters, lr=recipe.learning_rates[0], momentum=recipe.heavy_ball
             )
         )
-        return make([parameter for parameter in named.values() if parameter.requires_grad])
+        return made_optimizer(make, [p for p in named.values() if p.requires_grad])
     names = {id(parameter): name for name, parameter in specimen.model.named_parameters()}
     groups: list[dict[str, Any]] = []
     for group in recipe.optimizer.param_groups:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from torchstone.errors import NotApplicableError
 from torchstone.specimen import Specimen
+from torchstone.training.optimizers import made_optimizer
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,8 @@ def update_rule(specimen: Specimen) -> UpdateRule:
         raise NotApplicableError("needs a recipe that says the learning rate")
     optimizer = recipe.optimizer
     if optimizer is not None and not isinstance(optimizer, Optimizer):
-        optimizer = optimizer(
-            list(specimen.trainable.values())
-        )  # a fresh one, to know its kind and coefficients
+        # a fresh one, to know its kind and coefficients
+        optimizer = made_optimizer(optimizer, list(specimen.trainable.values()))
     if optimizer is not None:
         return _of_optimizer(optimizer, recipe.lr, specimen)
     ones = tuple(torch.ones_like(parameter, dtype=torch.float64) for parameter in specimen.trainable.values())
