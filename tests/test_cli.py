@@ -200,6 +200,23 @@ def test_mistakes_end_in_one_paragraph_and_code_2(
     assert not list(project.rglob("report.html"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--only", "margin"), "Did you mean margins?"),
+        (("--set", "margins.quantil=0.2"), "'quantil'"),
+        (("--try", "init=orthogonl"), "Did you mean orthogonal"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(
+    project: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    done = run(project, "examine", "digits", *arguments)
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.split())
+    assert "Training" not in done.stderr
+
+
 def test_verdicts_do_not_change_the_exit_code_and_names_stay_text(project: Path) -> None:
     done = run(project, "examine", "my.py:hostile", *FEW, "--output", "out")
     assert done.returncode == 0, done.stderr

@@ -122,6 +122,9 @@ def examine(
     chosen = Plan.named(plan, parse_bytes(budget) if budget is not None else None)
     changed: dict[str, Any] = {"settings": _settings(settings), "trying": trying, "trying_epochs": train}
     changed |= {"fresh": fresh, "command": _command(sys.argv)}
+    examining.check(
+        chosen, only or None, skip or None, changed["settings"], trying
+    )  # before anything is trained
     folder = output if output is not None else Path("torchstone-reports") / _folder_name(target)
     notes = Console(stderr=True)
     with taking(threads, target in built_in()) as settle:

@@ -15,7 +15,7 @@ from torchstone.examination import Examination
 from torchstone.instruments.catalogue import Instrument, catalogue, make
 from torchstone.instruments.measurement import measure, settings_of
 from torchstone.journal import Journal
-from torchstone.mending import Attempt, at_the_start, told
+from torchstone.mending import Attempt, Trial, at_the_start, told
 from torchstone.plan import Plan
 from torchstone.progress import Progress
 from torchstone.reading import CostClass, Meta, Reading
@@ -123,6 +123,24 @@ def _check_arguments(specimen: Any, plan: Any, seed: Any) -> None:
         )
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise SettingError("seed must be a whole number from 0 to 2^32 - 1", repr(seed), "Pass 0.")
+
+
+def check(
+    plan: Plan,
+    only: Sequence[str | Instrument] | None,
+    skip: Sequence[str] | None,
+    settings: dict[str, dict[str, Any]],
+    trying: str,
+) -> None:
+    """Refuse what `examine` would refuse, before a specimen is at hand.
+
+    Raises:
+        SettingError: See `choose`.
+        RemedyError: A remedy that is none.
+    """
+    choose(plan, only, skip, settings)
+    if trying:
+        Trial.parse(trying)
 
 
 def choose(
