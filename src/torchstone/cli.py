@@ -120,20 +120,17 @@ def examine(
     from torchstone.specimens.threads import threads as taking
 
     chosen = Plan.named(plan, parse_bytes(budget) if budget is not None else None)
+    what = (chosen, only or None, skip or None)
     changed: dict[str, Any] = {"settings": _settings(settings), "trying": trying, "trying_epochs": train}
     changed |= {"fresh": fresh, "command": _command(sys.argv)}
-    examining.check(
-        chosen, only or None, skip or None, changed["settings"], trying
-    )  # before anything is trained
+    examining.check(*what, changed["settings"], trying)  # before anything is trained
     folder = output if output is not None else Path("torchstone-reports") / _folder_name(target)
     notes = Console(stderr=True)
     with taking(threads, target in built_in()) as settle:
         specimen = _specimen(target, parse_options(options), seed, device, notes)
         settle(sum(p.numel() for p in specimen.model.parameters()))
         with _resuming(folder, notes):
-            examination = examining.examine(
-                specimen, chosen, only or None, skip or None, seed, folder, **changed
-            )
+            examination = examining.examine(specimen, *what, seed, folder, **changed)
     if specimen.processes.first:
         _show(examination, folder / examining.HTML_NAME, open_report)
 
