@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +17,7 @@ from torchstone.errors import OutputError, SettingError
 from torchstone.watching.live import LiveServer
 from torchstone.watching.live.server import loopback
 from torchstone.watching.live.view import View
+from torchstone.watching.log import WatchLog
 from torchstone.watching.loggers import JsonLines
 
 
@@ -137,3 +140,29 @@ def test_a_taken_port_is_said(server: LiveServer, tmp_path: Path) -> None:
     assert port is not None
     with pytest.raises(OutputError, match=rf"port {port} of 127.0.0.1 must be free; .*--port 0"):
         LiveServer(tmp_path, port=port)
+
+
+def test_the_state_of_a_long_run_is_made_seldom(make_log, write_log, tmp_path: Path, monkeypatch) -> None:
+    """Making it may take a tenth of the time: the training needs the processor."""
+    now = 0.0
+    monkeypatch.setattr("torchstone.watching.live.view.time.monotonic", lambda: now)
+    path = write_log(make_log(steps=1), tmp_path)
+    view = View(path)
+
+    def made(_: WatchLog) -> dict[str, Any]:
+        nonlocal now
+        now += 1.0
+        return {"version": str(view._version)}
+
+    monkeypatch.setattr(view, "_made", made)
+    asked, version = [], ""
+    for _ in range(140):
+        now += 0.25
+        with path.open("a") as log:
+            log.write("\n")
+        state = view.state(version)
+        if state is not None:
+            version = state["version"]
+            asked.append(now)
+    # The first also loads what it draws with, which does not come again.
+    assert [after - before for before, after in itertools.pairwise(asked)] == [1.25, 10.0, 10.0, 10.0]

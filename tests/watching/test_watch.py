@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import time
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,10 +17,7 @@ from torchstone.objectives import Classification
 from torchstone.specimen import Specimen
 from torchstone.testing import model_state, same_state
 from torchstone.watching import TrainingWarning, Watch, watch
-from torchstone.watching.quantities import Quantity
-from torchstone.watching.record import Record, Series, alert_of, header_of, plain, record_of
-from torchstone.watching.schedule import Schedule
-from torchstone.watching.state import Measured, State
+from torchstone.watching.record import Record, Series, alert_of, plain, record_of
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -135,135 +129,6 @@ def test_compiled_and_wrapped_models_are_watched_as_their_own_module() -> None:
     assert "0.weight" in watcher.records[0].layers["gradient_norm"]
 
 
-class Slow(Quantity):
-    """Takes a known time."""
-
-    name = "slow"
-    cost = 1.0
-
-    def __init__(self, seconds: float = 0.02) -> None:
-        self.seconds = seconds
-
-    def measure(self, state: State) -> Measured:
-        time.sleep(self.seconds)
-        return Measured({"slow": float(state.step)})
-
-
-class Failing(Slow):
-    """Raises."""
-
-    name = "failing"
-
-    def measure(self, state: State) -> Measured:
-        raise ZeroDivisionError("by design")
-
-
-def test_accounts_keep_the_budget() -> None:
-    """Simulated time: two quantities of different cost share a tenth of it, whatever they cost."""
-    cheap, dear = Slow(), Slow()
-    cheap.name, dear.name = "cheap", "dear"  # pyright: ignore[reportAttributeAccessIssue]
-    schedule = Schedule([cheap, dear], "auto", 0.10)
-    costs, seconds = {"cheap": 0.01, "dear": 1.0}, 0.0
-    for step in range(1, 2001):
-        seconds += 0.1
-        for quantity in schedule.due(step, seconds):
-            schedule.note(quantity, step, costs[quantity.key])
-    assert schedule.total <= 0.10 * seconds
-    assert schedule.total > 0.08 * seconds
-    assert schedule.spent["dear"].times >= 8
-    assert schedule.spent["cheap"].times >= 900
-
-
-def test_what_cheap_quantities_leave_unused_pays_for_dear_ones_in_short_runs() -> None:
-    """Alone on its equal account the dear one, 30 steps of work, would wait 30 * 20 / 0.1 = 6,000 steps."""
-    quantities = [Slow() for _ in range(20)]
-    for k, quantity in enumerate(quantities):
-        quantity.name = f"cheap {k}"  # pyright: ignore[reportAttributeAccessIssue]
-    quantities[-1].name = "dear"  # pyright: ignore[reportAttributeAccessIssue]
-    quantities[-1].cost = 30.0
-    schedule = Schedule(quantities, "auto", 0.10)
-    seconds, other = 0.0, 0.0
-    for step in range(1, 1001):
-        seconds += 0.1
-        other += 0.0005  # hooks and logs
-        for quantity in schedule.due(step, seconds, other):
-            schedule.note(quantity, step, 3.0 if quantity.name == "dear" else 0.0001)
-    assert schedule.spent["dear"].times == 1
-    assert schedule.spent["dear"].last < 800
-    assert schedule.total + other <= 0.10 * seconds
-    assert all(schedule.spent[f"cheap {k}"].times > 800 for k in range(19))
-
-
-def test_a_budget_is_kept_in_a_real_loop() -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with watch(model, optimizer, quantities=[Slow(0.01)], budget=0.2) as watcher:
-        for _ in range(60):
-            time.sleep(0.005)
-            watcher.step(1.0)
-    assert 1 <= len(watcher.records) <= 10
-    assert watcher.schedule.total <= 0.2 * 60 * 0.01 + 0.03
-
-
-def test_whatever_fails_is_said_once_and_the_run_goes_on() -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        with watch(model, optimizer, every=1, quantities=[Failing(), Slow(0.0)]) as watcher:
-            train(model, watcher, optimizer, 5)
-    texts = [str(one.message) for one in said if issubclass(one.category, TrainingWarning)]
-    assert texts == ["failing is no longer watched: by design"]
-    assert len(watcher.records) == 5
-
-
-def test_warnings_as_errors_do_not_kill_it_either() -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with watch(model, optimizer, every=1, quantities=[Failing(), Slow(0.0)]) as watcher:
-            train(model, watcher, optimizer, 3)
-            watcher.step(math.nan)
-    assert len(watcher.records) == 4
-
-
-class Broken:
-    """A logger whose disk is full."""
-
-    def start(self, header: Any) -> None:
-        self.header = header
-
-    def record(self, record: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    def alert(self, alert: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        raise AssertionError("dropped before")
-
-
-def test_a_logger_that_fails_is_dropped(tmp_path: Path) -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with (
-        pytest.warns(TrainingWarning, match="Broken takes no more records: .*No space left"),
-        watch(
-            model, optimizer, every=1, quantities="cheap", loggers=[Broken()], folder=tmp_path, show=False
-        ) as watcher,
-    ):
-        train(model, watcher, optimizer, 4)
-    lines = [json.loads(line) for line in (tmp_path / "watch.jsonl").read_text().splitlines()]
-    kinds = [next(iter(line)) for line in lines]
-    assert (kinds[0], kinds.count("record"), kinds[-1]) == ("header", 4, "summary")
-    assert lines[-1]["summary"]["steps"] == 4
-    assert lines[-1]["summary"]["ended"] == "finished"
-    header = header_of(lines[0]["header"])
-    assert header.series["update_ratio"].log
-    assert record_of(lines[1]["record"]) == watcher.records[0]
-
-
 def test_a_diverging_run_is_said_and_logged(tmp_path: Path) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e6)
@@ -295,25 +160,6 @@ def test_vanishing_gradients_name_the_layer() -> None:
     vanished = [alert.layer for alert in watcher.alerts if alert.kind == "vanishing"]
     assert "0.weight" in vanished
     assert "60.weight" not in vanished
-
-
-def test_parameters_that_come_and_go() -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    x, y = data()
-    with watch(
-        model, optimizer, data(), every=1, quantities=("gradient", "stopping", "forgetting"), show=False
-    ) as watcher:
-        train(model, watcher, optimizer, 2)
-        model.append(nn.Linear(3, 3))
-        optimizer.add_param_group({"params": list(model[-1].parameters())})
-        train(model, watcher, optimizer, 2)
-        model[0].weight.requires_grad_(False)
-        train(model, watcher, optimizer, 2)
-    assert "5.weight" in watcher.records[3].layers["gradient_norm"]
-    assert "0.weight" not in watcher.records[-1].layers["gradient_norm"]
-    assert len(watcher.records) == 6
-    assert x.shape[0] == y.shape[0]
 
 
 def test_a_step_without_an_optimizer_step_keeps_the_loss() -> None:

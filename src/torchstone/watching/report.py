@@ -87,7 +87,9 @@ def standing(log: WatchLog) -> str:
     if log.summary is None:
         return "This run has not said that it ended: it goes on, or it was killed."
     ended = str(log.summary.get("ended", "finished"))
-    return "" if ended == "finished" else f"This run was broken off by {ended}."
+    if ended != "finished":
+        return f"This run was broken off by {ended}."
+    return "" if log.records else "This run ended before anything was measured."
 
 
 def chapters(log: WatchLog, points: int = POINTS) -> tuple[Chapter, ...]:

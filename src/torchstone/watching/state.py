@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,11 @@ class State:
         """Norms of the parameters, computed once however many quantities ask."""
         return norms([parameter.detach() for parameter in self.parameters])
 
+    @cached_property
+    def is_finite(self) -> bool:
+        """Whether the loss and all weights are."""
+        return all(map(math.isfinite, (*self.weight_norms, 0.0 if self.loss is None else self.loss)))
+
 
 @dataclass
 class Measured:
@@ -55,6 +62,27 @@ class Measured:
     values: dict[str, float] = field(default_factory=dict)
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
     alerts: list[Alert] = field(default_factory=list)
+
+    def checked(self) -> Measured:
+        """Names as texts and values as floats, so that every logger can write them.
+
+        Raises:
+            TypeError: A value is no number.
+        """
+        values = _numbers(self.values)
+        return Measured(
+            values, {str(name): _numbers(parts) for name, parts in self.layers.items()}, self.alerts
+        )
+
+
+def _numbers(values: Mapping[Any, Any]) -> dict[str, float]:
+    numbers = {}
+    for name, value in values.items():
+        try:
+            numbers[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name} must be a number; got {type(value).__name__} {value!r}"[:200]) from None
+    return numbers
 
 
 def norms(tensors: Sequence[Tensor]) -> list[float]:

@@ -46,6 +46,8 @@ def summary(log: WatchLog, name: str, *, signs: bool = True) -> RenderableType:
             lines.append(Text(f"    in {', '.join(map(one_line, notice.places[:_PLACES]))}{more}"))
         if notice.remedy:
             lines.append(Text(f"  {'→' if signs else '->'} {one_line(notice.remedy)}"))
+    if not log.records:
+        return Group(*lines)
     if not page.notices:
         lines.append(Text("No alert was raised by what was measured.", "green"))
     return Group(*lines, Text(), _table(log, signs))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,28 +22,26 @@ from torchstone.watching.alerts import Alerts
 from torchstone.watching.closure import after_closure
 from torchstone.watching.kept import Kept
 from torchstone.watching.loggers.base import Logger
-from torchstone.watching.loggers.json_lines import JsonLines
 from torchstone.watching.probe import EXAMPLES, probe
 from torchstone.watching.quantities import ALL, CHEAP, Quantity, choose
 from torchstone.watching.record import Alert, Header, Record
 from torchstone.watching.rest import at_rest
 from torchstone.watching.schedule import Every, Schedule
 from torchstone.watching.state import State
+from torchstone.watching.telling import Telling, in_words
+from torchstone.watching.thinning import Thinning
+from torchstone.workbench import Workbench
 
-MAX_RECORDS = 100_000
+MAX_RECORDS = 10_000
 IDLE = 10
 TRIES = 3
-
-
-class TrainingWarning(UserWarning):
-    """Something about a training run that its owner should know."""
 
 
 class Watch:
     """A watcher of one training run; see `torchstone.watch`.
 
     Attributes:
-        records: What was measured so far, the newest last (the last 100,000).
+        records: What was measured so far, the newest last (the last 10,000).
         alerts: What was said so far.
     """
 
@@ -71,23 +69,20 @@ class Watch:
                 f"{type(model).__name__} and {type(optimizer).__name__}",
                 "Call watch(model, optimizer, ...).",
             )
-        self.model, self.optimizer, self.show = _unwrapped(model), optimizer, show
+        self.model, self.optimizer = _unwrapped(model), optimizer
         self.records: list[Record] = []
         self.alerts: list[Alert] = []
         self._kept = Kept(self.model, optimizer)
         self._probe_arguments = (objective, batch_size, examples, seed)
         self._data = data
         self._bench = probe(data, self.model, optimizer, *self._probe_arguments)
+        self._probed = self._kept.parameters
         self.schedule = Schedule(self._chosen(quantities), every, budget, resumed)
         self._alerts = Alerts()
         self._not_applicable: dict[str, int] = {}
         self._left_out: dict[str, str] = {}
-        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-        leads = alone or torch.distributed.get_rank() == 0
-        self._loggers: list[Logger] = [*loggers, *([JsonLines(folder)] if folder is not None else [])]
-        self._loggers = self._loggers if leads else []
-        self._leads = leads
-        self._said: set[str] = set()
+        self._telling = Telling(loggers, folder, show)
+        self._thinning = Thinning()
         self._hooks: list[Any] = []
         if isinstance(resumed, bool) or not isinstance(resumed, int) or resumed < 0:
             raise SettingError(
@@ -120,13 +115,16 @@ class Watch:
     # -- the training loop calls these -----------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        if self._started:  # entered anew: it goes on where it was left
+            self._resumed, self._spent = self._step, 0.0
+            self.schedule = replace(self.schedule, resumed=self._step)
         self._started = time.perf_counter()
         self._hooks = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
         ]
         if not self._kept.parameters:
-            self._say_once(
+            self._telling.say_once(
                 "strange", "the optimiser holds none of the model's trainable parameters: no gradient is seen"
             )
         lr = self.optimizer.param_groups[0].get("lr")
@@ -144,7 +142,7 @@ class Watch:
             series=series,
             resumed=self._resumed,
         )
-        self._tell("start", header)
+        self._telling.tell("start", header)
         return self
 
     def step(self, loss: Tensor | float | None = None) -> None:
@@ -153,33 +151,32 @@ class Watch:
         Args:
             loss: The training loss of the step; kept as it is, so that nothing waits for the device.
         """
-        with self._never_killing("the watcher"):
+        with self._telling.never_killing("the watcher"):
             if not self._hooks:
-                self._say_once(
+                self._telling.say_once(
                     "outside", "step() is called outside of the watcher's `with` block: nothing is watched"
                 )
                 return
             began = time.perf_counter()
             self._step += 1
             if loss is not None:
-                # Added up where it lies, so that nothing waits for the device.
-                self._loss_sum = self._loss_sum + (
-                    loss.detach().float().mean() if isinstance(loss, Tensor) else float(loss)
-                )
-                self._loss_count += 1
+                self._add(loss)
             due = self._due if self._stepped else self._upcoming(self._step)
             # A GradScaler leaves out the steps whose gradients overflowed, at first several in a row.
             self._idle = 0 if self._stepped else self._idle + 1
             if self._idle == IDLE:
-                self._say_once(
+                self._telling.say_once(
                     "no step",
-                    f"the optimiser took no step in the last {IDLE} calls of step(): only losses are kept",
+                    f"the optimiser took no step in the last {IDLE} calls of step(): only losses are kept. "
+                    "Call it once after each step of the optimiser.",
                 )
-            if due:
-                self._measure(due)
-            self._kept.forget()
-            self._due, self._stepped = [], False
-            self._spent += time.perf_counter() - began
+            try:
+                if due:
+                    self._measure(due)
+            finally:
+                self._kept.forget()
+                self._due, self._stepped = [], False
+                self._spent += time.perf_counter() - began
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -195,10 +192,11 @@ class Watch:
             "ended": "finished" if kind is None else kind.__name__,
             "left_out": self._left_out,
         }
-        for quantity in self.schedule.quantities:
-            extra = getattr(quantity, "summary", None)
-            summary |= extra() if extra is not None else {}
-        self._tell("finish", summary)
+        with self._telling.never_killing("the summary"):
+            for quantity in self.schedule.quantities:
+                extra = getattr(quantity, "summary", None)
+                summary |= extra() if extra is not None else {}
+        self._telling.tell("finish", summary)
 
     @property
     def overhead(self) -> float:
@@ -209,7 +207,7 @@ class Watch:
     # -- hooks -----------------------------------------------------------------------------------------------------
 
     def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with self._never_killing("the watcher"):
+        with self._telling.never_killing("the watcher"):
             began = time.perf_counter()
             self._due = self._upcoming(self._step + 1)
             self._spent += time.perf_counter() - began
@@ -220,7 +218,7 @@ class Watch:
         return None
 
     def _keep_gradients(self) -> None:
-        with self._never_killing("the watcher"):
+        with self._telling.never_killing("the watcher"):
             began = time.perf_counter()
             self._kept.keep()
             self._kept_seconds = time.perf_counter() - began
@@ -241,16 +239,16 @@ class Watch:
         layers: dict[str, dict[str, float]] = {}
         found: list[Alert] = []
         asked: list[str] = []
-        loss = self._mean_loss()
-        state: State | None = None
+        state = self._state(any(quantity.of_probe for quantity in due))
         for quantity in due:
-            if quantity.of_step and (self._kept.before is None or not self._stepped):
+            if quantity.of_step and state.before is None:
                 continue
+            if quantity.of_probe and (state.bench is None or not state.is_finite):
+                continue  # said by an alert, and a run may get over it
             began = time.perf_counter()
             with self._dropping(quantity):
-                state = self._state(loss, quantity, state)
                 with keeping_random_states() if quantity.of_probe else contextlib.nullcontext():
-                    measured = quantity.measure(state)
+                    measured = quantity.measure(state).checked()
                 values |= measured.values
                 layers |= measured.layers
                 found += measured.alerts
@@ -265,39 +263,56 @@ class Watch:
             return
         self._loss_sum, self._loss_count = 0.0, 0
         record = Record(self._step, round(time.perf_counter() - self._started, 4), values, layers)
-        self.records.append(record)
+        kept = record if self._thinning.keeps_layers() else replace(record, layers={})
+        self.records.append(kept)
         del self.records[:-MAX_RECORDS]
-        self._tell("record", record)
-        for first in self._alerts.after(record, found, asked, self._kept.weights):
-            alert = self._looked_at(first)
-            if alert is None:
-                continue
-            self.alerts.append(alert)
-            self._tell("alert", alert)
-            if self.show and self._leads:
-                message = f"step {alert.step:,}: {alert.message} {alert.remedy}".strip()
-                with contextlib.suppress(Warning):  # also where a user turns warnings into errors
-                    warnings.warn(message, TrainingWarning, stacklevel=4)
+        self._telling.tell("record", kept)
+        new = self._alerts.after(record, found, asked, self._kept.weights)
+        alerts = [alert for first in new if (alert := self._looked_at(first)) is not None]
+        self.alerts += alerts
+        self._telling.tell_alerts(alerts)
 
     def _looked_at(self, alert: Alert) -> Alert | None:
         """A run that rests is looked at by its curvature, where there is data for it: at a minimum nothing is said."""
         if alert.kind != "stuck" or self._bench is None:
             return alert
-        with self._never_killing("looking for a saddle"), keeping_random_states():
+        with self._telling.never_killing("looking for a saddle"), keeping_random_states():
             return at_rest(alert, self._bench)
         return alert
 
-    def _state(self, loss: float | None, quantity: Quantity, known: State | None) -> State:
-        """What quantities look at: made once a step, unless the parameters have changed since the probe was made."""
+    def _state(self, probed: bool) -> State:
+        """What quantities look at; the probe is made anew where the parameters are others than it was made with."""
         kept = self._kept
-        if quantity.of_probe and self._bench is not None and kept.changed:
-            kept.find()
-            self._bench = probe(self._data, self.model, self.optimizer, *self._probe_arguments)
-            known = None
-        if known is not None:
-            return known
-        whole = (self._step, loss, kept.names, kept.parameters, kept.gradient_norms, kept.before)
+        if probed and self._data is not None:
+            if kept.changed:  # since the step: what was kept of it is of other parameters
+                kept.find()
+                kept.forget()
+            if self._probed is not kept.parameters:
+                self._bench, self._probed = self._new_probe(), kept.parameters
+        before = kept.before if self._stepped else None
+        whole = (self._step, self._mean_loss(), kept.names, kept.parameters, kept.gradient_norms, before)
         return State(*whole, self.optimizer, self._bench)
+
+    def _new_probe(self) -> Workbench | None:
+        try:
+            return probe(self._data, self.model, self.optimizer, *self._probe_arguments)
+        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
+            self._telling.say_once(
+                "probe",
+                f"nothing is measured on the probe until the parameters change again: {in_words(error)}",
+            )
+            return None
+
+    def _add(self, loss: Tensor | float) -> None:
+        """Added up where it lies, so that nothing waits for the device."""
+        try:
+            self._loss_sum = self._loss_sum + _number(loss)
+            self._loss_count += 1
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            self._telling.say_once(
+                "loss",
+                f"step() takes the loss as a number or a tensor and leaves this one out: {in_words(error)}",
+            )
 
     def _mean_loss(self) -> float | None:
         return float(self._loss_sum) / self._loss_count if self._loss_count else None
@@ -311,7 +326,7 @@ class Watch:
     # -- nothing here may kill the run -----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _dropping(self, quantity: Quantity) -> Any:
+    def _dropping(self, quantity: Quantity) -> Iterator[None]:
         try:
             yield
         except NotApplicableError as error:
@@ -319,35 +334,11 @@ class Watch:
             tries = self._not_applicable[quantity.key] = self._not_applicable.get(quantity.key, 0) + 1
             if tries >= TRIES:
                 self.schedule.drop(quantity)
-                self._left_out[quantity.key] = _words(error)
+                self._left_out[quantity.key] = in_words(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
             self.schedule.drop(quantity)
-            self._left_out[quantity.key] = _words(error)
-            self._say_once(quantity.key, f"{quantity.key} is no longer watched: {_words(error)}")
-
-    @contextlib.contextmanager
-    def _never_killing(self, what: str) -> Any:
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
-            self._say_once(what, f"{what} failed and goes on without this step: {_words(error)}")
-
-    def _tell(self, event: str, content: Any) -> None:
-        for logger in list(self._loggers):
-            try:
-                getattr(logger, event)(content)
-            except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
-                self._loggers.remove(logger)
-                name = type(logger).__name__
-                self._say_once(name, f"{name} takes no more records: {_words(error)}")
-
-    def _say_once(self, key: str, message: str) -> None:
-        if key in self._said:
-            return
-        self._said.add(key)
-        if self._leads:
-            with contextlib.suppress(Warning):  # also where a user turns warnings into errors
-                warnings.warn(message, TrainingWarning, stacklevel=5)
+            self._left_out[quantity.key] = in_words(error)
+            self._telling.say_once(quantity.key, f"{quantity.key} is no longer watched: {in_words(error)}")
 
 
 def watch(model: nn.Module, optimizer: Optimizer, data: Any = None, **options: Any) -> Watch:
@@ -385,6 +376,10 @@ def watch(model: nn.Module, optimizer: Optimizer, data: Any = None, **options: A
     return Watch(model, optimizer, data, **options)
 
 
+def _number(loss: Tensor | float) -> Tensor | float:
+    return loss.detach().float().mean() if isinstance(loss, Tensor) and not loss.is_complex() else float(loss)
+
+
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The user's own module inside DistributedDataParallel or a compiled one."""
     while True:
@@ -394,7 +389,3 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torchstone.report.words import plain
 from torchstone.watching.log import LogReader, WatchLog, latest
 from torchstone.watching.report import name_of, run_page
 
+SHARE = 0.1
+"""Of the time that making the state may take: of a long run it is made less often, as training needs the processor."""
 POINTS = 300
 """Of a line on the live page."""
 TILES = (
@@ -38,21 +41,30 @@ class View:
         self._lock = threading.Lock()
         self._version = 0
         self._state: dict[str, Any] | None = None
+        self._not_before = 0.0
 
     def state(self, after: str = "") -> dict[str, Any] | None:
         """The state, or None where it is that of version `after` still, or where there is none yet."""
         with self._lock:
-            try:
-                changed = self._reader.read()
-                if changed and self._reader.log is not None:
-                    self._version += 1
-                    self._state = self._made(self._reader.log)
-            except FormatError as error:
-                self._version += 1
-                self._state = {"problem": str(error), "running": False, "version": str(self._version)}
+            began = time.monotonic()
+            if began >= self._not_before:
+                first = self._state is None  # it also loads what it draws with, which does not come again
+                self._renew()
+                now = time.monotonic()
+                self._not_before = now if first else now + (now - began) * (1 / SHARE - 1)
             if self._state is None or self._state["version"] == after:
                 return None
             return self._state
+
+    def _renew(self) -> None:
+        try:
+            changed = self._reader.read()
+            if changed and self._reader.log is not None:
+                self._version += 1
+                self._state = self._made(self._reader.log)
+        except FormatError as error:
+            self._version += 1
+            self._state = {"problem": str(error), "running": False, "version": str(self._version)}
 
     def _made(self, log: WatchLog) -> dict[str, Any]:
         page = run_page(log, self._name, points=POINTS)

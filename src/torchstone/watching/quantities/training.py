@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from torchstone.errors import NotApplicableError
 from torchstone.watching.quantities.base import Quantity
 from torchstone.watching.record import Series
 from torchstone.watching.state import HALF, NO_GRADIENT, Measured, State, norms
@@ -62,6 +63,8 @@ class Gradient(Quantity):
         """One fused pass over gradients, parameters and updates."""
         assert state.gradient_norms is not None
         assert state.before is not None
+        if not state.parameters:
+            raise NotApplicableError("the optimiser holds none of the model's trainable parameters")
         used = [i for i, norm in enumerate(state.gradient_norms) if norm != NO_GRADIENT]
         gradient_norms = [state.gradient_norms[i] for i in used]
         weights = state.weight_norms
