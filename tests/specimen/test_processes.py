@@ -30,6 +30,8 @@ from torchstone.operators import (
     gradient_gram,
     gradient_norms,
     hessian_trace,
+    ntk,
+    ntk_plan,
 )
 from torchstone.specimen import Processes, Specimen
 
@@ -84,6 +86,10 @@ def measured(sizes: tuple[int, ...], processes: Any) -> dict[str, Any]:
         "gram": gradient_gram(specimen).matrix,
         "gram in blocks": gradient_gram(specimen, memory_bytes=1).matrix,
         "gram of two splits": gradient_gram(specimen, "train", "test").matrix,
+        "tangent kernel": ntk(specimen).values,
+        "in blocks": ntk(specimen, memory_bytes=ntk_plan(specimen).least_bytes + 2000).values,
+        "of two splits": ntk(specimen, "train", "test").values,
+        "by layer": ntk(specimen, outputs="trace", per_layer=True).by_parameter["0.bias"],
         "dual": dual_eigenpairs(specimen, k=2).vectors.square(),
     }
 

@@ -88,7 +88,7 @@ def ntk(
     Cost: one forward pass and C + 2 backward passes down to the first layer's output (1 + 2 for one output), and per
     layer about N M (C^2 a + b) multiplications for signals of length a and inputs of length b.
     Memory: never more than `memory_bytes` of tensors, beside the network and its data; see `ntk_plan`. The C library may
-    hold on to freed memory on top of that.
+    hold on to freed memory on top of that. Processes that share a specimen share the work, and each gets the whole kernel.
     Accuracy: products in the network's type (half precision widened to float32), layers added in float64. No bias.
 
     Args:
@@ -193,7 +193,12 @@ class _Work:
     def ready(self) -> Iterator[None]:
         """The network in the mode to be measured, with kernels whose backward pass has rules."""
         specimen = self.left.specimen
-        with specimen.measuring(), twice_differentiable(specimen.model, specimen.device), torch.enable_grad():
+        with (
+            specimen.measuring(),
+            specimen.processes.telling_failure(),
+            twice_differentiable(specimen.model, specimen.device),
+            torch.enable_grad(),
+        ):
             yield
 
     def plan(self, per_layer: bool, memory_bytes: int) -> KernelPlan:
@@ -206,10 +211,12 @@ class _Work:
         return plan
 
     def run(self, plan: KernelPlan, per_layer: bool) -> TangentKernel:
-        """Every pair of blocks."""
-        result = _Result.of(self, per_layer)
+        """Every pair of blocks; with several processes each takes every P-th row of them."""
+        result, processes = _Result.of(self, per_layer), self.left.specimen.processes
         kept: dict[int, Block] = {}
         for i, (start, batch) in enumerate(self._numbered(self.left, plan)):
+            if i % processes.count != processes.rank:
+                continue
             left = kept.pop(i) if self.right is None and i in kept else self.linearised.block(batch)
             for j, (other, paired) in enumerate(self._numbered(self.right or self.left, plan)):
                 if self.right is None and j <= i:
@@ -220,7 +227,13 @@ class _Work:
                 if plan.kept:
                     kept[j] = right
                 result.enter(start, other, left, right, mirrored=self.right is None)
-        return TangentKernel(result.values, result.parts, dict(self.linearised.formed), plan)
+        formed = {
+            name: why for one in processes.of_each(dict(self.linearised.formed)) for name, why in one.items()
+        }
+        names = tuple(result.shares)
+        stored = processes.summed((result.stored, *result.shares.values()))  # tiles of others are zero here
+        result = _Result(stored[0], dict(zip(names, stored[1:], strict=True)), self.flat)
+        return TangentKernel(result.values, result.parts, formed, plan)
 
     def _numbered(self, examples: Examples, plan: KernelPlan) -> Iterator[tuple[int, Batch]]:
         """Each block with the number of its first example."""

@@ -25,7 +25,7 @@ class KernelPlan:
     Attributes:
         block: Examples that are linearised at once.
         kept: Whether every block's factors are kept until all its products are made, instead of being made again.
-        passes: Blocks that are linearised, forward and backward.
+        passes: Blocks that are linearised, forward and backward, where a single process does it all.
         result_bytes: Memory of the kernel itself.
         peak_bytes: Most memory at any time, the kernel included.
         least_bytes: The smallest budget that would do.
@@ -109,7 +109,8 @@ def plan_blocks(
         if (block <= most or block == 1) and needs.peak(block, kept) <= memory_bytes
     ]
     _, block, not_kept = min(fitting)
-    block = min(-block, max(left, needs.right))
+    everyone = math.ceil(left / linearised.specimen.processes.count)  # a row of blocks for each process
+    block = min(-block, max(left, needs.right), everyone)
     kept = not not_kept
     return KernelPlan(block, kept, needs.passes(block, kept), result, needs.peak(block, kept), least)
 
