@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.watching import TrainingWarning, Watch, watch
+from torchstone.watching.alerts import NOISY
 from torchstone.watching.probe import probe
+from torchstone.watching.quantities.noise import Noise
 from torchstone.watching.rest import at_rest
+from torchstone.watching.state import Measured, State
 
 
 def data(count: int = 256) -> tuple[Tensor, Tensor]:
@@ -194,3 +197,43 @@ def test_what_does_not_apply_yet_is_asked_again() -> None:
     )
     assert "stability_edge" in watcher.records[-1].values
     assert watcher._left_out == {}
+
+
+class Seldom(Noise):
+    """Noise at every tenth step only, as with every="auto"."""
+
+    def measure(self, state: State) -> Measured:
+        due = state.step % 10 == 0
+        self.kinds = (NOISY,) if due else ()
+        return super().measure(state) if due else Measured()
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, {NOISY}), (256, set())])
+def test_steps_that_noise_keeps_from_progress_are_said(size: int, expected: set[str]) -> None:
+    """Noisy labels, near the optimum: single examples keep it from there at a rate that all of them bear."""
+    x, labels = data()
+    g = torch.Generator().manual_seed(3)
+    y = torch.where(torch.rand(256, generator=g) < 0.4, torch.randint(3, (256,), generator=g), labels)
+    model = network(nn.Tanh)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(rows: Tensor | slice) -> Tensor:
+        loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    for _ in range(300):
+        step(slice(None))
+    quantities = ("loss", Seldom())
+    with watch(
+        model, optimizer, (x, y), every=1, quantities=quantities, batch_size=size, examples=64, show=False
+    ) as watcher:
+        for _ in range(125):
+            watcher.step(step(torch.randint(256, (1,), generator=g) if size == 1 else slice(None)))
+    assert kinds(watcher) == expected
+    for alert in watcher.alerts:
+        assert 80 < alert.step <= 125
+        assert "a batch has 1." in alert.message
+        assert "Lower the learning rate, average the weights, or take larger batches." in alert.remedy

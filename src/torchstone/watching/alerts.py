@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torchstone.watching.progress import WINDOW, Progress
+from torchstone.watching.progress import Progress
 from torchstone.watching.record import Alert, Record
 
 # An update below half the spacing of numbers around the weight changes nothing (IEEE 754, round to nearest).
@@ -23,7 +23,7 @@ KEPT = 0.1
 
 PAST_EDGE = "past the stability edge"
 NOISY = "noise-dominated"
-PATIENCE = {"diverging": 1, "exploding": 1, "stuck": 1, "large steps": 10, NOISY: WINDOW}
+PATIENCE = {"diverging": 1, "exploding": 1, "stuck": 1, "large steps": 10, NOISY: 10}
 """Judgements in a row until something is said, and until it may be said anew; 3 where nothing else is told."""
 
 
@@ -101,7 +101,7 @@ def lost_in_rounding(record: Record, progress: Progress) -> list[Alert]:
 
     Not once the learning rate has been lowered below a tenth of its largest.
     """
-    if not record.values.get("lr", math.nan) >= 0.1 * progress.largest_lr > 0:
+    if not progress.lr >= 0.1 * progress.largest_lr > 0:
         return []
     remedy = "Keep the weights in float32 and compute in half precision by torch.autocast."
     return [
@@ -192,7 +192,8 @@ class Alerts:
             if kind in judged:
                 self.waiting.pop(kind, None)
         self.waiting |= {alert.kind: alert for alert in found if alert.kind in (PAST_EDGE, NOISY)}
-        borne_out = {PAST_EDGE: self.progress.rising, NOISY: not self.progress.falling}
+        rate_is_high = self.progress.lr >= 0.1 * self.progress.largest_lr  # else it has been lowered already
+        borne_out = {PAST_EDGE: self.progress.rising, NOISY: rate_is_high and not self.progress.falling}
         waiting = [alert for kind, alert in self.waiting.items() if borne_out[kind]]
         return [*(alert for alert in found if alert.kind not in (PAST_EDGE, NOISY)), *waiting]
 

@@ -27,9 +27,11 @@ class Progress:
         last: The latest losses.
         gradients: The latest gradient norms.
         lowest: The lowest median of `WINDOW` losses in a row.
+        lowest_at: How many losses there were then.
         lowest_short: The same of 5.
         best: The losses with the lowest median.
         largest_gradient: Of all records.
+        lr: The latest learning rate.
         largest_lr: Of all records.
     """
 
@@ -37,9 +39,11 @@ class Progress:
     last: deque[float] = field(default_factory=lambda: deque(maxlen=2 * WINDOW))
     gradients: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     lowest: float = math.inf
+    lowest_at: int = 0
     lowest_short: float = math.inf
     best: list[float] = field(default_factory=list)
     largest_gradient: float = 0.0
+    lr: float = 0.0
     largest_lr: float = 0.0
     count: int = 0
 
@@ -47,7 +51,7 @@ class Progress:
         """Take the next record."""
         values = record.values
         if math.isfinite(lr := values.get("lr", math.nan)):
-            self.largest_lr = max(self.largest_lr, lr)
+            self.lr, self.largest_lr = lr, max(self.largest_lr, lr)
         if math.isfinite(gradient := values.get("gradient_norm", math.nan)):
             self.gradients.append(gradient)
             self.largest_gradient = max(self.largest_gradient, gradient)
@@ -58,7 +62,7 @@ class Progress:
         if len(self.first) < WINDOW and math.isfinite(values["loss"]):
             self.first.append(values["loss"])
         if (middle := self._latest(WINDOW)) < self.lowest:
-            self.lowest, self.best = middle, self._window()
+            self.lowest, self.lowest_at, self.best = middle, self.count, self._window()
         self.lowest_short = min(self.lowest_short, self._latest(_SHORT))
 
     @property
@@ -73,10 +77,8 @@ class Progress:
 
     @property
     def falling(self) -> bool:
-        """Whether the latest losses lie below those before them."""
-        if len(self.last) < 2 * WINDOW:
-            return True
-        return _median(list(self.last)[-WINDOW:]) < _median(list(self.last)[:-WINDOW])
+        """Whether the lowest median is new: on a plateau that becomes ever less likely, however noisy it is."""
+        return self.count - self.lowest_at < 3 * WINDOW
 
     @property
     def rising(self) -> bool:

@@ -36,6 +36,8 @@ THETA = (
     0.9  # of the inner product test, and tan(80 degrees) of the orthogonality test, as their paper has them
 )
 NU = 5.67
+FEW = 10
+"""Batches in the critical size from which on a step is dominated by noise: its mean square is ten times the signal's."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,13 @@ class Noise(Quantity):
 
 
 def _alerts(step: int, noise: GradientNoise, size: int | None) -> list[Alert]:
-    """Noise-dominated where a batch is surely a hundredth of the critical size or less."""
-    if not size or noise.surely_at_least < 100 * size:
+    """Noise-dominated where a batch is surely a tenth of the critical size or less.
+
+    Where steps of rate eta no longer make progress, noise and curvature balance: along an eigenvector of curvature h with
+    noise s, the gradient's mean square is s eta h / (B (2 - eta h)). The critical size is then 2 / (eta h) - 1 batches, h
+    averaged over the noise, whatever the batch: about ten where the rate is a tenth of the largest stable one.
+    """
+    if not size or noise.surely_at_least < FEW * size:
         return []
     message = (
         f"Steps are dominated by noise, and the loss no longer falls: the critical batch size is at least "
