@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from torchstone.bounds.pareto_tail import fit_pareto_tail, pareto_tail_bootstrap
+from torchstone.bounds.pareto_tail import fit_pareto_tail, pareto_tail_bootstrap, resampled_exponents
 from torchstone.errors import NumericalError, SettingError
 
 
@@ -70,10 +70,26 @@ def test_the_interval_given_the_start_covers_exactly() -> None:
 
 def test_the_bootstrap_covers_where_the_start_is_searched() -> None:
     covered = 0
-    for seed in range(40):
+    for seed in range(120):
         generator = torch.Generator().manual_seed(10_000 + seed)
-        covered += 2.5 in pareto_tail_bootstrap(pareto(200, seed), generator, resamples=60, candidates=20)
-    assert covered >= 35  # below with probability 0.5% at 95%
+        covered += 2.5 in pareto_tail_bootstrap(pareto(200, seed), generator, resamples=100, candidates=20)
+    assert covered >= 107  # Binomial(120, 0.95) is below with probability 0.5%
+
+
+def test_each_resample_is_fitted_as_a_sample_of_its_own() -> None:
+    values = (20 * pareto(60, 3)).round()  # with ties
+    found = resampled_exponents(values, torch.Generator().manual_seed(4), resamples=50, candidates=1000)
+    ordered = values.sort().values
+    rows = torch.randint(60, (50, 60), generator=torch.Generator().manual_seed(4))
+    expected = [fit_pareto_tail(ordered[row]).alpha for row in rows]
+    assert found.tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_many_values_are_resampled_in_parts() -> None:
+    values = pareto(100_000, 1)
+    found = resampled_exponents(values, torch.Generator().manual_seed(0), resamples=40, candidates=2)
+    assert found.shape == (40,)
+    assert float(found.mean()) == pytest.approx(2.5, abs=0.02)
 
 
 def test_scale_does_not_matter_and_ties_do_no_harm() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +95,13 @@ def test_wrong_labels(labels: Tensor, words: str) -> None:
 
 
 def test_ignored_labels_are_no_mistake() -> None:
-    Classification().check(torch.zeros(3, 3), (torch.zeros(3, 2), torch.tensor([0, -100, 2])))
+    """-100 passes the check, which refuses other negative labels, and costs nothing."""
+    scores, batch = torch.zeros(3, 3), (torch.zeros(3, 2), torch.tensor([0, -100, 2]))
+    objective = Classification()
+    objective.check(scores, batch)
+    assert objective.losses(scores, batch).tolist() == pytest.approx([math.log(3), 0.0, math.log(3)])
+    with pytest.raises(ObjectiveError, match="labels from -99 to 2"):
+        objective.check(scores, (batch[0], batch[1].clamp(min=-99)))
 
 
 @dataclass

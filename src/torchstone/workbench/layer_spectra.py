@@ -2,12 +2,14 @@ r"""The spectrum of one weight matrix: its bulk, its outliers, its tail, and the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from torchstone.bounds.pareto_tail import ParetoTail, fit_pareto_tail
+from torchstone.bounds.interval import Interval
+from torchstone.bounds.pareto_tail import ParetoTail, fit_pareto_tail, resampled_exponents
 from torchstone.errors import NumericalError
 from torchstone.kernels.spectrum import stable_rank
 from torchstone.linalg.marchenko_pastur import BulkFit, fit_marchenko_pastur
@@ -25,6 +27,7 @@ class LayerSpectrum:
         bulk: The fitted Marchenko-Pastur law and what stands above it.
         tail: The fitted power law; None where there are too few eigenvalues for one.
         stable_rank: Sum of the eigenvalues over the largest.
+        error: Standard error of the tail's exponent, the search for its start included; NaN without a tail.
     """
 
     name: str
@@ -34,6 +37,16 @@ class LayerSpectrum:
     bulk: BulkFit
     tail: ParetoTail | None
     stable_rank: float
+    error: float = math.nan
+
+    @property
+    def exponent(self) -> Interval | None:
+        """The 95% interval of the tail's exponent; None without a tail."""
+        if self.tail is None:
+            return None
+        half = 1.96 * self.error if math.isfinite(self.tail.alpha) else 0.0
+        low, high = max(1.0, self.tail.alpha - half), self.tail.alpha + half
+        return Interval(low, high, 0.95, "normal, standard error by bootstrap with the start searched again")
 
     @property
     def is_random_like(self) -> bool:
@@ -41,7 +54,9 @@ class LayerSpectrum:
         return self.bulk.outliers == 0
 
 
-def layer_spectrum(name: str, matrix: Tensor, *, level: float, least: int) -> LayerSpectrum | None:
+def layer_spectrum(
+    name: str, matrix: Tensor, *, level: float, least: int, generator: torch.Generator
+) -> LayerSpectrum | None:
     """The spectrum of a matrix; None where it is not finite, or has no bulk because its rank is too low.
 
     Cost: O(n p min(n, p)), in float64.
@@ -51,6 +66,7 @@ def layer_spectrum(name: str, matrix: Tensor, *, level: float, least: int) -> La
         matrix: (n, p), both at least 2.
         level: Chance that independent entries show an outlier.
         least: Fewest positive eigenvalues for a power law.
+        generator: Draws the resamples of the eigenvalues.
     """
     values = _eigenvalues(matrix)
     if values is None:
@@ -63,7 +79,12 @@ def layer_spectrum(name: str, matrix: Tensor, *, level: float, least: int) -> La
     # Below rounding there is nothing but rounding.
     positive = values[values > 1e-12 * values[-1]]
     tail = fit_pareto_tail(positive, least=10) if len(positive) >= least else None
-    return LayerSpectrum(name, rows, columns, values, bulk, tail, stable_rank(values))
+    error = math.nan
+    if tail is not None:
+        again = resampled_exponents(positive, generator)
+        finite = again[again.isfinite()]
+        error = float(finite.std()) if len(finite) > 1 else tail.standard_error
+    return LayerSpectrum(name, rows, columns, values, bulk, tail, stable_rank(values), error)
 
 
 def shuffled(matrix: Tensor, generator: torch.Generator) -> Tensor:
