@@ -72,7 +72,8 @@ def test_plain_numbers(value, said):
         (0.41, 0.41, math.inf, "≥ 0.41"),
         (math.nan, 0.1, 0.2, "not a number (0.1 to 0.2)"),
         (0.5, math.nan, math.nan, "0.5 (error bar unknown)"),
-        (1.25, 1.25 - 1e-13, 1.25 + 1e-13, "1.25000 ± <0.00001"),
+        (1.25, 1.25 - 1e-13, 1.25 + 1e-13, "1.250 ± <0.001"),
+        (0.155260, 0.155260, 0.155261, "0.1553 ± <0.0001"),  # no more than four digits of anything
         (1e-3, -50.0, 50.0, "0 ± 50"),
     ],
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.join import Join
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,7 +26,7 @@ def data() -> tuple[Tensor, Tensor]:
     return torch.randn(STEPS, 8, 5, generator=generator), torch.randint(3, (STEPS, 8), generator=generator)
 
 
-def run(share: slice, folder: Path, wrap: bool) -> dict[str, Any]:
+def run(share: slice, folder: Path, wrap: bool, every: int = 1, steps: int | None = None) -> dict[str, Any]:
     """Train on a share of each batch; what the watcher recorded."""
     model: nn.Module = mlp([5, 7, 3], generator=torch.Generator().manual_seed(2))
     model = DistributedDataParallel(model) if wrap else model
@@ -40,8 +43,10 @@ def run(share: slice, folder: Path, wrap: bool) -> dict[str, Any]:
 
     dist.all_reduce = counted
     try:
-        with watch(model, optimizer, probe, every=1, folder=folder, show=False) as watcher:
-            for some_x, some_y in zip(x, y, strict=True):
+        alone = steps is None or not isinstance(model, DistributedDataParallel)
+        joined = nullcontext() if alone else Join([cast(DistributedDataParallel, model)])
+        with joined, watch(model, optimizer, probe, every=every, folder=folder, show=False) as watcher:
+            for some_x, some_y in zip(x[:steps], y[:steps], strict=True):
                 loss = nn.functional.cross_entropy(model(some_x[share]), some_y[share])
                 optimizer.zero_grad()
                 loss.backward()
@@ -59,9 +64,15 @@ def run(share: slice, folder: Path, wrap: bool) -> dict[str, Any]:
 
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group(
+        "gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
     found = run(slice(rank, None, 2), Path(folder) / f"run{rank}", wrap=True)
-    torch.save(found, f"{folder}/{rank}.pt")
+    # Clocks differ, and so does what "auto" chooses: each process measures when it likes, and nobody waits.
+    share = slice(rank, None, 2)
+    uneven = run(share, Path(folder) / "uneven", True, every=(1, 1000)[rank], steps=STEPS - 2 * rank)
+    torch.save({**found, "uneven": len(uneven["gradient_norm"])}, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -75,6 +86,7 @@ def test_two_processes_record_the_gradient_of_the_whole_batch(tmp_path: Path) ->
         for mine, its in zip(found["layers"], alone["layers"], strict=True):
             assert mine == pytest.approx(its, rel=1e-4)
         assert found["names"] == alone["names"]
+        assert found["uneven"] == (STEPS, 1)[rank]
         assert found["reductions"] == 0  # DistributedDataParallel's own are not made by this function
     assert (tmp_path / "run0" / "watch.jsonl").exists()
     assert not (tmp_path / "run1" / "watch.jsonl").exists()

@@ -68,6 +68,7 @@ def run(
         with watch(model, optimizer, data(), every=1, quantities=quantities, **options) as watcher:
             train(model, optimizer, watcher, told=told)
     assert {one.category for one in said} <= {TrainingWarning}
+    assert {one.filename for one in said} <= {__file__}  # the training loop, not the watcher
     return watcher, [str(one.message) for one in said]
 
 

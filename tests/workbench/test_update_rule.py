@@ -114,7 +114,9 @@ def test_preconditioners_are_what_the_optimiser_divides_by(kind: Any) -> None:
     direction = model.weight.grad
     assert direction is not None
     if "exp_avg" in state:
-        direction = state["exp_avg"]
+        direction = state["exp_avg"] / (
+            1 - 0.9**5
+        )  # the momentum's own correction is none of the preconditioner's
     expected = -0.01 * rule.root_scales[0].square() * direction
     assert torch.allclose(model.weight.detach() - before, expected, rtol=1e-6)
 
@@ -272,3 +274,31 @@ def test_limits_that_are_not_known(recipe: Any, words: str) -> None:
     x = torch.ones(1, 1, dtype=torch.float64)
     with pytest.raises(NotApplicableError, match=words):
         update_rule(Specimen(model, Regression(), (x, x), recipe=recipe(model.parameters())))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 30])
+def test_adams_first_steps_are_judged_by_what_later_ones_do(steps: int) -> None:
+    """On a parabola with v held, errors grow for ever exactly past the limit, however few steps were made before."""
+    model = nn.Linear(1, 1, bias=False).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.9, 1 - 1e-13), eps=1.0)
+    x = torch.ones(4, 1, dtype=torch.float64)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (0 * model(x)).sum().backward()  # v stays 0, so that the divisor is eps
+        optimizer.step()
+    rule = update_rule(Specimen(model, Regression(), (x, x), recipe=Recipe(optimizer=optimizer)))
+    assert float(rule.root_scales[0]) == pytest.approx(1.0)
+    assert bool(rule.unsettled) == (steps < 10)
+
+    def final(curvature: float) -> float:
+        w, m, largest = 1.0, 0.0, 0.0
+        for step in range(steps + 1, 3000):
+            m = 0.9 * m + 0.1 * curvature * w
+            w -= 0.01 * m / (1 - 0.9**step)
+            largest = max(largest, abs(w)) if step > 2900 else 0.0
+            if abs(w) > 1e100:
+                return abs(w)
+        return largest
+
+    assert final(rule.limit * 0.98) < 1e-6
+    assert final(rule.limit * 1.02) > 1e6

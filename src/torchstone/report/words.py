@@ -10,7 +10,7 @@ from torchstone.reading import Reading, Uncertainty
 MINUS, TIMES = "\u2212", "\u00d7"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "\u207b⁰¹²³⁴⁵⁶⁷⁸⁹")
 SMALLEST, LARGEST = 1e-4, 1e6  # outside, numbers are written with a power of ten
-MOST_DIGITS = 6
+MOST_DIGITS = 4  # however narrow an interval is: nobody acts on the fifth, and the JSON has them all
 _ATTACHED = ("%", "°")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from torchstone.watching.loggers.base import Logger
 from torchstone.watching.loggers.json_lines import JsonLines
 from torchstone.watching.record import Alert
+
+_INNER = ("torchstone", "torch", "contextlib")
 
 
 class TrainingWarning(UserWarning):
@@ -74,7 +77,15 @@ class Telling:
     def _warn(self, message: str) -> None:
         if self._leads:
             with contextlib.suppress(Warning):  # also where a user turns warnings into errors
-                warnings.warn(message, TrainingWarning, stacklevel=6)
+                warnings.warn(message, TrainingWarning, stacklevel=_level_of_the_loop())
+
+
+def _level_of_the_loop() -> int:
+    """How far up the training loop is from the function that asks: its line is what a warning should show."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INNER:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def in_words(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class UpdateRule:
         momentum: Heavy-ball or averaging coefficient.
         nesterov: Whether the gradient is taken ahead.
         gain: Factor of the gradient when it enters the momentum (1, or 1 - beta for averages).
+        unsettled: Why the preconditioner says little as yet; empty where it does not.
     """
 
     name: str
@@ -42,6 +43,7 @@ class UpdateRule:
     momentum: float = 0.0
     nesterov: bool = False
     gain: float = 1.0
+    unsettled: str = ""
 
     def spectral_radius(self, curvature: float) -> float:
         """Largest modulus of an eigenvalue of one step's matrix along an eigenvector of that curvature.
@@ -121,7 +123,19 @@ def _of_optimizer(optimizer: Optimizer, said: float | None, specimen: Specimen) 
             squared = squared / _preconditioner(kind, one.state, one.group).to(shape.device)
         scales.append(squared.sqrt())
         decays.append(shape * (0.0 if decoupled else decay))
-    return _rule(kind, lr, first, tuple(scales), tuple(decays))
+    rule = _rule(kind, lr, first, tuple(scales), tuple(decays))
+    return replace(rule, unsettled=_unsettled(kind, known))
+
+
+def _unsettled(kind: str, known: list[_Held]) -> str:
+    """Adam's first gradients are all that it divides by, and where one was small by chance the step looks far too large."""
+    if kind not in ("Adam", "AdamW"):
+        return ""
+    memory = 1 / (1 - min(0.999, float(known[0].group["betas"][0])))
+    steps = min(float(one.state["step"]) for one in known)
+    if steps >= memory * (1 - 1e-9):
+        return ""
+    return f"{kind} has made {steps:.0f} of the {memory:.0f} steps that its momentum reaches back: what it divides by is not settled"
 
 
 def _rule(
@@ -215,7 +229,8 @@ def _preconditioner(kind: str, state: dict[str, Any], group: dict[str, Any]) -> 
         if group.get("centered"):
             average = average - state["grad_avg"].double().square()
         return average.clamp(min=0).sqrt() + eps
-    first, second = (float(beta) for beta in group["betas"])
-    steps = float(state["step"])
+    # The momentum's own correction 1 / (1 - beta_1^t) enlarges the first steps only: whether errors grow for ever is decided
+    # without it, and with it the rate would look 10 times as large after the first step.
+    second = float(group["betas"][1])
     average = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
-    return (1 - first**steps) * ((average.double() / (1 - second**steps)).sqrt() + eps)
+    return (average.double() / (1 - second ** float(state["step"]))).sqrt() + eps

@@ -110,12 +110,32 @@ def test_rank_of_the_spectrum_by_hand() -> None:
 
 
 def test_judgement() -> None:
-    assert judge(4.5, 10).level is Level.GOOD
-    assert judge(4.4, 10).level is Level.ATTENTION
-    assert judge(float("nan"), 10).level is Level.ATTENTION
-    assert judge(1.6, None).level is Level.GOOD
-    assert judge(1.0, 2).level is Level.GOOD  # two classes need one direction
-    assert judge(4.4, 10).source
+    assert judge(4.5, 10, 64).level is Level.GOOD
+    assert judge(4.4, 10, 64).level is Level.ATTENTION
+    assert judge(float("nan"), 10, 64).level is Level.ATTENTION
+    assert judge(1.6, None, 64).level is Level.GOOD
+    assert judge(1.4, None, 64).level is Level.ATTENTION
+    assert judge(1.0, 2, 64).level is Level.GOOD  # two classes need one direction
+    # A narrow layer has no more directions than its width: using half of them is no collapse.
+    assert judge(1.0, None, 1).level is Level.GOOD
+    assert judge(2.0, 10, 4).level is Level.GOOD
+    assert judge(1.9, 10, 4).level is Level.ATTENTION
+    assert judge(0.0, 10, 1).level is Level.ATTENTION
+    assert "narrower layer's width: here 2" in judge(2.0, 10, 4).threshold
+    assert judge(4.4, 10, 64).source
+
+
+def test_a_network_of_one_output_is_no_collapse_and_hides_none() -> None:
+    x = torch.randn(60, 8, generator=torch.Generator().manual_seed(4))
+    bare = measure(EffectiveRank(), Workbench.on(Specimen(nn.Linear(8, 1), Regression(), (x, x[:, :1]))))
+    assert bare.verdict.level is Level.GOOD
+    assert bare.headline.endswith("uses 1 of its 1 dimension.")
+    model = nn.Sequential(
+        nn.Linear(8, 1), nn.Linear(1, 6), nn.Linear(6, 1)
+    )  # six directions, of which one is used
+    deep = measure(EffectiveRank(), Workbench.on(Specimen(model, Regression(), (x, x[:, :1]))))
+    assert deep.verdict.level is Level.ATTENTION
+    assert "nearest to a collapse, 1, uses 1 of its 6 dimensions" in deep.headline
 
 
 def test_bad_settings_are_named() -> None:

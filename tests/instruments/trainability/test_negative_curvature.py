@@ -62,9 +62,9 @@ def test_a_strict_saddle_is_found_and_left() -> None:
     assert reading.value == pytest.approx(-2.0, rel=1e-12)
     assert reading.verdict.level is Level.ATTENTION
     assert "strict saddle" in reading.verdict.reason
-    # At distance 1/2 along (1, 1)/sqrt(2) the loss is (1 - 1/8)^2.
+    # By curvature all of the loss is gained at distance 1; along (1, 1)/sqrt(2) it is (1 - 1/2)^2 there.
     gained = numbers_of(reading)["share of the loss gained along the eigenvector"]
-    assert gained == pytest.approx(1 - (1 - 1 / 8) ** 2, rel=1e-9)
+    assert gained == pytest.approx(1 - (1 - 1 / 2) ** 2, rel=1e-9)
     assert numbers_of(reading)["share of the loss gained along the gradient"] == 0.0
     assert reading.remedies
 
@@ -105,14 +105,13 @@ def test_a_saddle_with_nothing_to_gain_is_good() -> None:
     assert "next to nothing to gain" in reading.verdict.reason
     worth = examine(Shallow([0.0, 0.0], 0.2))
     assert worth.verdict.level is Level.ATTENTION
-    # The best distance tried is 1/2: p (1/16 - 1/4) = -3/16 p of a loss of 1.
     assert numbers_of(worth)["share of the loss gained along the eigenvector"] == pytest.approx(
-        0.2 * 3 / 16, rel=1e-9
+        0.2 / 4, rel=1e-9
     )
 
 
 def test_a_gain_below_what_is_asked_does_not_count() -> None:
-    assert examine(Shallow([0.0, 0.0], 0.2), worth=0.05).verdict.level is Level.GOOD
+    assert examine(Shallow([0.0, 0.0], 0.2), worth=0.06).verdict.level is Level.GOOD
 
 
 def test_float32_keeps_the_sign() -> None:
@@ -161,3 +160,25 @@ def test_a_loss_of_zero_gains_nothing() -> None:
 )
 def test_judge(smallest: float, gained: float, by_gradient: float, level: Level) -> None:
     assert judge(smallest, 1e-8, gained, by_gradient, 0.01).level is level
+
+
+@pytest.mark.parametrize("activation", [nn.Identity, nn.Tanh])
+@pytest.mark.parametrize("size", [0.0, 1e-4])
+def test_a_saddle_near_zero_weights_is_seen_however_small_they_are(activation: Any, size: float) -> None:
+    """Of two layers without biases: f = |y - B a(A x)|^2 / N. At zero lambda_min is -2 / N times the largest singular value of
+    y^T x, by the block structure of the Hessian, and f falls along its direction until the product fits."""
+    g = torch.Generator().manual_seed(5)
+    x = torch.randn(40, 4, generator=g, dtype=torch.float64)
+    y = x @ torch.randn(4, 2, generator=g, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), activation(), nn.Linear(6, 2, bias=False)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(size * torch.randn(parameter.shape, generator=g, dtype=torch.float64))
+    reading = measure(NegativeCurvature(), Workbench.on(Specimen(model, Regression(), (x, y))))
+    exact = 2 * float(torch.linalg.matrix_norm(y.T @ x, 2)) / y.numel()
+    assert reading.value == pytest.approx(-exact, rel=1e-3)
+    assert reading.verdict.level is Level.ATTENTION
+    assert "strict saddle" in reading.verdict.reason
+    assert numbers_of(reading)["share of the loss gained along the eigenvector"] > 0.1
+    curve = next(one for one in reading.details if isinstance(one, Curve))
+    assert curve.x.label == "distance in weight space"

@@ -206,3 +206,16 @@ def test_bad_settings_are_named() -> None:
         StabilityEdge(tolerance=0.0)
     with pytest.raises(SettingError, match=r"stability_edge\.products"):
         StabilityEdge(products=3)
+
+
+def test_adams_first_steps_are_not_judged() -> None:
+    model = network()
+    x, y = data()
+    optimizer = torch.optim.Adam(model.parameters(), lr=10.0)
+    nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    reading, _ = edge(model, Recipe(optimizer=optimizer))
+    assert reading.verdict.level is Level.INFORMATIVE
+    assert reading.verdict.reason.startswith("Adam has made 1 of the 10 steps that its momentum reaches back")
+    assert not reading.remedies
+    assert judge(2.0).level is Level.POOR

@@ -26,8 +26,8 @@ from torchstone.workbench import Workbench
 class EffectiveRank:
     r"""Effective rank exp(H(p)) of each layer's feature covariance, p_i = lambda_i / sum lambda.
 
-    Beside it: participation ratio (sum lambda)^2 / sum lambda^2, condition number, and isotropy. The value is the
-    smallest effective rank among hidden layers, its error bar a delete-a-block jackknife over examples.
+    Beside it: participation ratio (sum lambda)^2 / sum lambda^2, condition number, and isotropy. The value is that of the
+    hidden layer with the least of what it needs, its error bar a delete-a-block jackknife over examples.
 
     Cost: one forward pass and an eigendecomposition of size min(N, d) a layer. Bias: with N examples the rank cannot
     exceed N - 1, and is biased down where N is not large against d; both are in the table.
@@ -59,9 +59,10 @@ class EffectiveRank:
         spectra = {name: covariance_spectrum(values[rows]) for name, values in features.items()}
         ranks = {name: _rank(spectrum) for name, spectrum in spectra.items()}
         hidden = list(ranks)[:-1] or list(ranks)
-        lowest = min(hidden, key=lambda name: ranks[name])
         classes = None if bench.lacks(Need.SCORES) else bench.scores("train").shape[1]
-        verdict = judge(ranks[lowest], classes)
+        width = {name: features[name].shape[1] for name in hidden}
+        lowest = min(hidden, key=lambda name: ranks[name] / needed(classes, width[name]))
+        verdict = judge(ranks[lowest], classes, width[lowest])
         error = _jackknife(features[lowest][rows], self.blocks)
         return Reading.of(
             self.META,
@@ -71,8 +72,8 @@ class EffectiveRank:
             ),
             verdict=verdict,
             headline=(
-                f"The narrowest hidden layer, {lowest}, uses {ranks[lowest]:.3g} of its "
-                f"{features[lowest].shape[1]} dimensions."
+                f"The hidden layer nearest to a collapse, {lowest}, uses {ranks[lowest]:.3g} of its "
+                f"{width[lowest]} dimension{'s' if width[lowest] > 1 else ''}."
             ),
             explanation=(
                 "The exponential of the entropy of the normalised eigenvalues of each layer's feature covariance: the "
@@ -91,13 +92,21 @@ class EffectiveRank:
         )
 
 
-def judge(rank: float, classes: int | None) -> Verdict:
-    """Attention below half of C - 1, the rank that separating C classes by equal angles needs."""
+def needed(classes: int | None, width: int) -> float:
+    """Half of C - 1, the rank that separating C classes by equal angles needs, 1.5 without classes; half of a narrower width."""
+    wanted = 3.0 if classes is None else classes - 1.0
+    return max(min(wanted, float(width)) / 2, 1.0)
+
+
+def judge(rank: float, classes: int | None, width: int) -> Verdict:
+    """Attention below what a layer of that width needs."""
+    limit = needed(classes, width)
     if classes is None:
-        threshold, limit = "effective rank of hidden layers above 1.5", 1.5
+        threshold = f"effective rank of hidden layers at least {limit:g}"
     else:
-        limit = max((classes - 1) / 2, 1.0)
-        threshold = f"effective rank of hidden layers at least (C - 1)/2 = {limit:g}"
+        threshold = f"effective rank of hidden layers at least (C - 1)/2 = {max((classes - 1) / 2, 1.0):g}"
+    if width < (3 if classes is None else classes - 1):
+        threshold += f", or half of a narrower layer's width: here {limit:g}"
     source = (
         "Papyan, Han & Donoho 2020: C classes at equal angles span C - 1 directions; half of it is our margin"
     )

@@ -21,7 +21,7 @@ from torchstone.workbench.spectral_shares import Shares, shares_by_sign
 
 SOURCE = "Dauphin et al. 2014, sections 2 and 3; Jin et al. 2017, definition 3; Nesterov & Polyak 2006"
 UNIT = "loss / weight²"
-_HALVINGS = 12  # distances to try along the most negative direction: the weights' norm times 1/2 ... 1/4096
+_HALVINGS = 12  # distances to try along the most negative direction: the longest times 1 ... 1/2048
 _RATES = (
     0.5,
     1.0,
@@ -40,6 +40,10 @@ class NegativeCurvature:
     proves lambda_min < 0, so the sign is certain as soon as the Rayleigh quotient is below the rounding error of the
     products; the residual says how near an eigenvalue is to it. Whether the point is critical is judged by what the
     gradient still gives: the loss is evaluated along it and along the eigenvector, on all training examples.
+
+    The walk along the eigenvector goes as far as half of the weights' norm. Near zero that is next to nothing, though loss may
+    be to gain: by curvature, a step of t gains |lambda_min| t^2 / 2, which is all of the loss f at t = sqrt(2 f / |lambda_min|).
+    It goes that far then, unless weights with rows of norm 1, which neither shrink nor amplify signals, are nearer.
 
     Cost: the shared search of eigenpairs and density, and 30 forward passes. Bias: the eigenvalue errs upwards by at most its
     residual unless the search overlooked its direction.
@@ -149,8 +153,10 @@ def _walk(bench: Workbench, ends: ExtremeEigenpairs) -> Walk:
     gradient = space.flatten(tuple(bench.gradient().values()))
     vector = ends.smallest.vectors[:, 0].double()
     largest, smallest = float(ends.largest.values[0]), float(ends.smallest.values[0])
-    size = float(space.values().double().norm()) or 1.0
-    halves = [0.5**k for k in range(1, _HALVINGS + 1)]
+    size = float(space.values().double().norm())
+    loss = float(bench.losses().mean())
+    longest = _longest(size, loss, smallest, bench)
+    halves = [0.5**k for k in range(_HALVINGS)]
     shares = torch.tensor([-s for s in halves] + [0.0] + halves[::-1], dtype=torch.float64)
     scale = max(abs(largest), abs(smallest))
     rates = torch.tensor(_RATES, dtype=torch.float64) / (scale or 1.0)
@@ -160,15 +166,25 @@ def _walk(bench: Workbench, ends: ExtremeEigenpairs) -> Walk:
         ends.smallest.others,
         largest,
         rounding_floor(bench.specimen, scale),
-        float(bench.losses().mean()),
+        loss,
         float(gradient @ vector),
         float(gradient.norm()),
         size,
-        shares * size,
-        losses_along(bench, space, vector, shares * size),
+        shares * longest,
+        losses_along(bench, space, vector, shares * longest),
         rates,
         losses_along(bench, space, -gradient, rates),
     )
+
+
+def _longest(size: float, loss: float, curvature: float, bench: Workbench) -> float:
+    """Distance to walk: half of the weights' norm, near zero as far as curvature takes the loss away."""
+    rows = sum(
+        len(parameter.flatten(1)) if parameter.ndim > 1 else parameter.numel()
+        for parameter in bench.specimen.trainable.values()
+    )
+    needed = math.sqrt(2 * abs(loss) / -curvature) if curvature < 0 and math.isfinite(loss) else 0.0
+    return max(size / 2, min(needed, math.sqrt(rows))) or 1.0
 
 
 def losses_along(bench: Workbench, space: ParameterSpace, direction: Tensor, steps: Tensor) -> Tensor:
@@ -245,10 +261,11 @@ def _curve(found: Walk) -> Curve:
     kept = found.losses <= limit
     distances, losses = found.distances[kept], found.losses[kept]
     model = found.loss + found.slope * distances + found.smallest * distances.square() / 2
-    share = numbers(distances / found.size)
+    relative = 0 < float(found.distances.max()) <= found.size
+    share = numbers(distances / found.size if relative else distances)
     return Curve(
         "Loss along the direction of smallest curvature",
-        Axis("distance over the norm of the weights"),
+        Axis("distance over the norm of the weights" if relative else "distance in weight space"),
         Axis("mean training loss"),
         (
             Line("measured", share, numbers(losses)),

@@ -27,7 +27,8 @@ class StabilityEdge:
     On a quadratic, gradient descent with rate eta diverges along an eigenvector exactly when its eigenvalue exceeds
     2/eta; with heavy-ball momentum beta, 2(1 + beta)/eta; with Nesterov's, 2(1 + beta)/(eta (1 + 2 beta)). Adam divides
     by P = diag(sqrt(v) + eps), so its eigenvalues are those of P^{-1/2} H P^{-1/2} and its limit is
-    2(1 + beta_1)/((1 - beta_1) eta). The value is the eigenvalue over the limit: above 1, steps on the full training set
+    2(1 + beta_1)/((1 - beta_1) eta); v with its correction of bias, without the momentum's, which decides no more than the first
+    1/(1 - beta_1) steps. The value is the eigenvalue over the limit: above 1, steps on the full training set
     diverge locally.
 
     Cost: 10 to 100 Hessian products, each two to four gradients. Bias: the eigenvalue errs downwards by at most its
@@ -60,7 +61,7 @@ class StabilityEdge:
         rule = update_rule(bench.specimen)
         value, residual, converged = _top(bench, rule, self.tolerance, self.products)
         ratio = value / rule.limit
-        verdict = judge(ratio)
+        verdict = judge(ratio, rule.unsettled)
         unsettled = f"The residual {residual:.2g} is above the tolerance after {self.products} products."
         return Reading.of(
             self.META,
@@ -99,12 +100,14 @@ def _meaning(bench: Workbench) -> str:
     )
 
 
-def judge(ratio: float) -> Verdict:
-    """Poor past the edge, attention within 10% of it."""
+def judge(ratio: float, unsettled: str = "") -> Verdict:
+    """Poor past the edge, attention within 10% of it; none while the preconditioner is not settled."""
     threshold = "largest eigenvalue below 90% of the limit (poor: above it)"
     source = (
         "LeCun et al. 1998, section 4.1 for the limit; Cohen et al. 2021: full-batch training hovers at it"
     )
+    if unsettled:
+        return Verdict(Level.INFORMATIVE, unsettled, threshold, source)
     if not ratio <= 1:
         return Verdict(Level.POOR, "past the edge: full-batch steps diverge locally", threshold, source, 0.9)
     if ratio > NEAR:
@@ -163,7 +166,7 @@ def _multipliers(value: float, rule: UpdateRule) -> Curve:
 
 
 def _remedies(verdict: Verdict, rule: UpdateRule, value: float) -> tuple[Remedy, ...]:
-    if verdict.level is Level.GOOD:
+    if verdict.level not in (Level.ATTENTION, Level.POOR):
         return ()
     return (
         Remedy(

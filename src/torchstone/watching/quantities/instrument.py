@@ -165,8 +165,12 @@ class InstrumentQuantity(Quantity):
         message = f"{reading.headline} {reason[:1].upper()}{reason[1:]}."
         kind, layer = self.kinds[0], ""
         if layers and self.told.worst:
-            layer = (max if self.told.worst == "max" else min)(layers, key=lambda one: layers[one])
-            if self.told.fallen and layers[layer] > 0.5 * self._largest[layer]:
+            # Of those that fall it is the one that has lost most: a layer of one output has no more to lose.
+            height = lambda one: (
+                layers[one] / (self._largest[one] or 1.0) if self.told.fallen else layers[one]
+            )
+            layer = (max if self.told.worst == "max" else min)(layers, key=height)
+            if self.told.fallen and height(layer) > 0.5:
                 return []
             if not layers[layer] > self.told.beyond:
                 kind, layer = self.kinds[-1], ""
