@@ -103,22 +103,24 @@ def test_a_model_that_knows_the_secret_exposes_it_fully() -> None:
 
 
 @pytest.mark.parametrize("shape", [-4.0, 0.0, 3.0])
-def test_the_fitted_tail_against_a_known_law(shape: float) -> None:
-    """Exposures up to 10 bits by a sample of 2,000 within their error bars, most of the time."""
+def test_error_bars_of_the_fitted_tail_cover_a_known_law(shape: float) -> None:
+    """Exposures of 2, 10 and 20 bits from 80 samples of 200: one law of three parameters, twice beyond what 200 values reach.
+
+    Binomial(80, 0.95) is below 69 with chance 0.06%, which leaves 0.5% for the nine comparisons.
+    """
     from scipy.stats import skewnorm
 
-    law = skewnorm(shape, loc=50, scale=7)
-    values = torch.from_numpy(law.ppf([2.0**-b for b in (2, 5, 10)]))
-    covered = []
-    for seed in range(6):
-        sample = torch.from_numpy(law.rvs(2000, random_state=seed))
+    law, bits = skewnorm(shape, loc=50, scale=7), torch.tensor([2.0, 10.0, 20.0], dtype=torch.float64)
+    values = torch.from_numpy(law.ppf((2**-bits).numpy()))
+    covered, alike = torch.zeros(3), 0
+    for seed in range(80):
+        sample = torch.from_numpy(law.rvs(200, random_state=seed))
         luck = torch.Generator().manual_seed(seed)
-        fit = extrapolated_exposure(values, sample, resamples=12, generator=luck)
-        covered.append(
-            (fit.exposures - torch.tensor([2.0, 5.0, 10.0])).abs() <= 3 * fit.standard_errors + 0.05
-        )
-        assert fit.p_value > 1e-3
-    assert torch.stack(covered).double().mean() >= 0.85
+        fit = extrapolated_exposure(values, sample, resamples=50, generator=luck)
+        covered += (fit.exposures - bits).abs() < 1.96 * fit.standard_errors
+        alike += fit.p_value > 0.01
+    assert bool((covered >= 69).all()), covered
+    assert alike >= 75  # fitted to the sample itself, the law is hardly ever rejected
 
 
 def test_far_tails_are_those_of_the_normal_law() -> None:

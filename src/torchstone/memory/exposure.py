@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchstone.errors import NumericalError, SettingError
 from torchstone.memory.canaries import CanaryFormat
+from torchstone.memory.skew_normal import fit_skew_normal, lower_tail_bits
 
 Scores = Callable[[Tensor], Tensor]
 """From token ids (N, T) to scores of the next token at each position, (N, T, V)."""
@@ -110,7 +111,7 @@ class Extrapolated:
 
 
 def extrapolated_exposure(
-    canaries: Tensor, sample: Tensor, *, resamples: int = 20, generator: torch.Generator
+    canaries: Tensor, sample: Tensor, *, resamples: int = 100, generator: torch.Generator
 ) -> Extrapolated:
     r"""Exposure :math:`-\log_2 F(\text{log-perplexity})`, F a skew-normal law fitted to a sample of the format.
 
@@ -139,60 +140,13 @@ def extrapolated_exposure(
         )
     from scipy.stats import kstest, skewnorm
 
-    law = _fitted(values)
-    found = _lower_tails(canaries, law)
-    again = []
-    for _ in range(resamples):
-        rows = torch.randint(len(values), (len(values),), generator=generator)
-        again.append(_lower_tails(canaries, _fitted(values[rows])))
-    errors = torch.stack(again).std(0) if resamples > 1 else torch.full_like(found, math.nan)
-    test: Any = kstest(values.numpy(), skewnorm(*law).cdf)
-    return Extrapolated(found, errors, float(test.pvalue), law)
-
-
-def _fitted(values: Tensor) -> tuple[float, float, float]:
-    """Maximum likelihood, from the moments: shape, location, scale."""
-    from scipy.stats import skewnorm
-
-    mean, deviation = float(values.mean()), float(values.std())
-    skew = float(((values - mean) / deviation).pow(3).mean())
-    skew = max(-0.99, min(0.99, skew))  # beyond, no skew-normal law has it
-    power = abs(skew) ** (2 / 3)
-    delta = math.copysign(math.sqrt(math.pi / 2 * power / (power + ((4 - math.pi) / 2) ** (2 / 3))), skew)
-    delta = max(-0.995, min(0.995, delta))
-    scale = deviation / math.sqrt(1 - 2 * delta**2 / math.pi)
-    location = mean - scale * delta * math.sqrt(2 / math.pi)
-    shape = delta / math.sqrt(1 - delta**2)
-    found: Any = skewnorm.fit(values.numpy(), shape, loc=location, scale=scale)
-    return float(found[0]), float(found[1]), float(found[2])
-
-
-def _lower_tails(values: Tensor, law: tuple[float, float, float]) -> Tensor:
-    """-log2 F, also where F itself is not a floating-point number."""
-    import numpy as np
-    from scipy.integrate import simpson
-    from scipy.stats import norm, skewnorm
-
-    shape, location, scale = law
-
-    def log_density(z: Any) -> Any:
-        return math.log(2) + norm.logpdf(z) + norm.logcdf(shape * z)
-
-    found, grid = [], np.linspace(0, 40, 4001)
-    for value in values.double().tolist():
-        z = (value - location) / scale
-        share = float(skewnorm.cdf(z, shape))
-        if share > 1e-6:
-            found.append(-math.log2(share))
-            continue
-        # The density is log-concave: in units of its slope here, exp(-v) bounds it, and equals it far out.
-        top = float(log_density(z))
-        t = shape * z
-        hazard = -t if t < -1e4 else math.exp(norm.logpdf(t) - norm.logcdf(t))
-        slope = shape * hazard - z
-        drop = np.minimum(log_density(z - grid / slope) - top, 0.0) if top > -1e9 else -grid
-        found.append(-(top + math.log(float(simpson(np.exp(drop), x=grid)) / slope)) / math.log(2))
-    return torch.tensor(found, dtype=torch.float64)
+    rows = torch.randint(len(values), (resamples, len(values)), generator=generator)
+    laws = fit_skew_normal(torch.cat([values[None], values[rows]]))
+    bits = lower_tail_bits(canaries.cpu(), laws)
+    errors = bits[1:].std(0) if resamples > 1 else torch.full_like(bits[0], math.nan)
+    shape, location, scale = laws[0].tolist()
+    test: Any = kstest(values.numpy(), skewnorm(shape, location, scale).cdf)
+    return Extrapolated(bits[0], errors, float(test.pvalue), (shape, location, scale))
 
 
 def exposures_of(
