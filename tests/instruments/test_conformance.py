@@ -21,7 +21,9 @@ SOME = ("frozen_noise", "regression", "language_model", "no_parameters", "encode
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
 @pytest.mark.parametrize("identifier", list(catalogue()))
 def test_conformance(identifier: str, case: Case) -> None:
-    reading = check_instrument(catalogue()[identifier], case)
+    # A third of the pairs is measured twice, so that each instrument and each network is, with a third of the others.
+    twice = (list(catalogue()).index(identifier) + list(CASES).index(case.name)) % 3 == 0
+    reading = check_instrument(catalogue()[identifier], case, twice=twice)
     assert (reading is None) == bool(case.refused)
 
 

@@ -70,8 +70,8 @@ class Encoder(nn.Module):
     def __init__(self, batch_first: bool) -> None:
         super().__init__()
         self.batch_first = batch_first
-        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first)
-        self.into, self.head = nn.Linear(WIDTH, 8), nn.Linear(8, CLASSES)
+        layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=batch_first)
+        self.into, self.head = nn.Linear(WIDTH, 4), nn.Linear(4, CLASSES)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -298,9 +298,12 @@ def _troubles() -> list[Case]:
     ]
 
 
+VOCABULARY = 16  # of the small language models
+
+
 def _hugging_face() -> list[Case]:
     def ids(generator: torch.Generator, count: int, length: int) -> dict[str, Tensor]:
-        tokens = torch.randint(1, 50, (count, length), generator=generator)
+        tokens = torch.randint(1, VOCABULARY, (count, length), generator=generator)
         return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
     def ragged(generator: torch.Generator, count: int) -> list[dict[str, Tensor]]:
@@ -308,7 +311,7 @@ def _hugging_face() -> list[Case]:
         return [
             {
                 **ids(generator, some, length),
-                "labels": torch.randint(1, 50, (some, length - 2), generator=generator),
+                "labels": torch.randint(1, VOCABULARY, (some, length - 2), generator=generator),
             }
             for some, length in sizes
         ]
@@ -321,12 +324,12 @@ def _hugging_face() -> list[Case]:
 
         make: Any = T5Config  # its fields are not all in its signature
         config: Any = make(
-            vocab_size=50,
-            d_model=16,
-            d_ff=32,
+            vocab_size=VOCABULARY,
+            d_model=8,
+            d_ff=8,
             num_layers=1,
             num_heads=2,
-            d_kv=8,
+            d_kv=4,
             decoder_start_token_id=0,
         )
         return T5ForConditionalGeneration(config)
@@ -336,11 +339,12 @@ def _hugging_face() -> list[Case]:
 
         make: Any = BertConfig
         config: Any = make(
-            vocab_size=50,
-            hidden_size=16,
+            vocab_size=VOCABULARY,
+            hidden_size=8,
             num_hidden_layers=1,
             num_attention_heads=2,
-            intermediate_size=32,
+            intermediate_size=16,
+            max_position_embeddings=16,
             num_labels=3,
         )
         return BertForSequenceClassification(config)
