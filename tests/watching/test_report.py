@@ -13,7 +13,7 @@ from torchstone.report.run_page import run_to_html
 from torchstone.watching.condense import condensed
 from torchstone.watching.log import WatchLog
 from torchstone.watching.notices import alerted_series, notices
-from torchstone.watching.record import Alert, Header, Record
+from torchstone.watching.record import Alert, Header, Record, Series
 from torchstone.watching.report import by_layer, chapters, in_numbers, name_of, run_page, standing
 
 
@@ -189,3 +189,17 @@ def test_an_empty_run_has_a_page(records: list[Record]) -> None:
     measured = any(record.values for record in records)
     assert ("Nothing: no alert was raised" if measured else "nothing was measured") in text
     assert "every 7 steps" in text
+
+
+@pytest.mark.parametrize(("worst", "log"), [(3.0, False), (200.0, True), (math.inf, False)])
+def test_a_loss_that_shot_up_is_drawn_on_a_logarithmic_axis(worst: float, log: bool) -> None:
+    header = Header("2026-01-02", "Net", 1, "SGD", 0.1, "1", 0.1, {"loss": Series("Training loss", "loss")})
+    records = [Record(i, i / 10, {"loss": worst if i == 9 else 1.0 + 1 / i}) for i in range(1, 30)]
+    (chapter,) = chapters(WatchLog(header, records))
+    (curve,) = chapter.details
+    assert isinstance(curve, Curve)
+    assert curve.y.log is log
+    below_zero = [Record(i, 0.1, {"loss": 200.0 if i == 9 else -1.0}) for i in range(1, 30)]
+    (chapter,) = chapters(WatchLog(header, below_zero))
+    assert isinstance(chapter.details[0], Curve)
+    assert not chapter.details[0].y.log

@@ -49,6 +49,17 @@ def shorten(text: str, most: int) -> str:
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
+def both_ends(text: str, most: int) -> str:
+    """One line of at most `most` characters without what is in the middle: names of layers differ at their ends.
+
+    >>> both_ends("encoder.layers.0.attention.query.weight", 18)
+    'encod…query.weight'
+    """
+    line = one_line(text)
+    first = (most - 1) // 3
+    return line if len(line) <= most else f"{line[:first]}…{line[first + 1 - most :]}"
+
+
 def for_plot(text: str, most: int = 60) -> str:
     """A label for Plotly, which reads a few HTML tags and entities, and `%{...}` in templates.
 

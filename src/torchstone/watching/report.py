@@ -117,10 +117,11 @@ def chapters(log: WatchLog, points: int = POINTS) -> tuple[Chapter, ...]:
 def _curve(log: WatchLog, names: Sequence[str], points: int) -> Curve:
     described = [log.described(name) for name in names]
     first = described[0]
+    log_axis = first.log or _is_wide([value for name in names for value in log.series(name)[1]])
     lines = []
     for name, one in zip(names, described, strict=True):
         steps, values = log.series(name)
-        lines.append(condensed(one.title, steps, values, points, log=first.log))
+        lines.append(condensed(one.title, steps, values, points, log=log_axis))
     limits = [Marker(label, value) for name in names for label, value in _LIMITS.get(name, ())]
     said = [alert for alert in log.alerts if set(alerted_series(alert.kind, log)) & set(names)]
     firsts = {alert.kind: alert for alert in reversed(said)}
@@ -136,7 +137,7 @@ def _curve(log: WatchLog, names: Sequence[str], points: int) -> Curve:
         if len(described) <= 2
         else f"{first.title} and {len(described) - 1} others",
         Axis("step"),
-        _height(first),
+        _height(first, log_axis),
         tuple(lines),
         (*limits, *marks[:_MARKERS]),
         caption=caption[:1].upper()
@@ -189,9 +190,15 @@ def by_layer(log: WatchLog, name: str, points: int = POINTS) -> Detail:
     )
 
 
-def _height(one: Series) -> Axis:
+def _height(one: Series, log: bool | None = None) -> Axis:
     """The title stands above the plot, so that the unit is enough."""
-    return Axis(one.unit or one.title, log=one.log)
+    return Axis(one.unit or one.title, log=one.log if log is None else log)
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    """Whether a few large values would press all others to the bottom of a plot: the loss of a run that has diverged."""
+    finite = [value for value in values if math.isfinite(value)]
+    return bool(finite) and min(finite) > 0 and max(finite) > 30 * _median(finite)
 
 
 def _median(cell: list[float]) -> float:

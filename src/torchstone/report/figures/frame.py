@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import Any
 
 from torchstone.details import Axis, Marker
-from torchstone.report.escaping import for_plot, shorten
+from torchstone.report.escaping import both_ends, for_plot, shorten
 from torchstone.report.palette import GRID_LIGHT, INK_LIGHT, MUTED_LIGHT, PAPER_LIGHT, SERIES_LIGHT
 from torchstone.report.words import power_of_ten
 
@@ -105,7 +105,7 @@ def named_ticks(names: Sequence[str], positions: Sequence[float]) -> dict[str, A
     return {
         "tickmode": "array",
         "tickvals": [short(positions[i]) for i in shown],
-        "ticktext": [for_plot(names[i], 18) for i in shown],
+        "ticktext": [for_plot(both_ends(names[i], 18)) for i in shown],
     }
 
 

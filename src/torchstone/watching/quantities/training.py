@@ -48,7 +48,7 @@ class Gradient(Quantity):
         ),
         "update_norm": Series("Update norm", "weight", "change of all parameters by the step", log=True),
         "update_ratio": Series("Relative update", "share of the weight", "|w' - w| / |w'|", log=True),
-        "weight_norm": Series("Weight norm", "weight", "all parameters"),
+        "weight_norm": Series("Weight norm", "weight", "all parameters", log=True),
         "moved": Series(
             "Smallest share of a half-precision weight that moves", "share", "entries that the step changes"
         ),
