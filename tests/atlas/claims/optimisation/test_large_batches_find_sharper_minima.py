@@ -8,6 +8,7 @@ import torch
 
 from torchstone.atlas.claims.optimisation import large_batches_find_sharper_minima as module
 from torchstone.atlas.conformance import ClaimConformance
+from torchstone.data.mnist1d import mnist1d
 from torchstone.details import Table
 from torchstone.specimens.networks import mlp
 from torchstone.testing import dense_hessian
@@ -49,6 +50,17 @@ def test_the_largest_eigenvalue_is_that_of_the_dense_hessian() -> None:
     model = network()
     exact = torch.linalg.eigvalsh(dense_hessian(module.specimen(model, data)))[-1]
     assert module.largest_eigenvalue(model, data) == pytest.approx(float(exact), rel=1e-3)
+
+
+def test_on_mnist1d_too_once_large_batches_are_past_their_beginning() -> None:
+    """B = 16 against B = n over five seeds and 100 epochs; after 40 the large batch has hardly started, and nothing is claimed."""
+    one = mnist1d()
+    data = module.Data(one.train_x[:128].flatten(1), one.train_y[:128], one.test_x.flatten(1), one.test_y)
+    small = module.arm("B = 16", data, list(range(5)), 16, 800)
+    large = module.arm("B = n", data, list(range(5)), 128, 100)
+    assert float(large.measured[module.MEASURES[2]].max()) < 1.5  # guessing: ln 10 = 2.3
+    ratio, low, high = module.ratio_of(large, small, module.MEASURES[0])
+    assert 1 < low < ratio < high
 
 
 def test_the_ratio_by_hand() -> None:

@@ -121,7 +121,10 @@ def flattened(examples: int) -> Data:
 def arm(name: str, data: Data, seeds: list[int], batch: int, updates: int, by: float = 1.0) -> Arm:
     """Train a network a seed, and measure each; the initial weights depend on the seed alone."""
     made = fit_many(
-        [mlp([64, WIDTH, WIDTH, 10], generator=torch.Generator().manual_seed(seed)) for seed in seeds],
+        [
+            mlp([data.x.shape[1], WIDTH, WIDTH, 10], generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+        ],
         cross_entropy,
         data.x,
         data.y,
