@@ -135,26 +135,25 @@ def judge(shift: float, scale: float, noise: float) -> Verdict:
     source = (
         "noise: Wu & He 2018, figure 1 (errors rise below 16 examples a batch); the others are a convention"
     )
-    words = f"running means are {shift:.3g} deviations off, deviations a factor {scale:.3g}"
+    words = f"running means are off by {shift:.3g} standard deviations, running deviations by a factor of {scale:.3g}"
     if not (shift < SHIFT_POOR and scale < SCALE_POOR):
         return Verdict(Level.POOR, words, threshold, source)
     if shift >= SHIFT_ATTENTION or scale >= SCALE_ATTENTION:
         return Verdict(Level.ATTENTION, words, threshold, source)
     if noise >= NOISE_ATTENTION:
         return Verdict(
-            Level.ATTENTION, f"batch means have a noise of {noise:.3g} deviations", threshold, source
+            Level.ATTENTION, f"batch means have a noise of {noise:.3g} standard deviations", threshold, source
         )
     return Verdict(Level.GOOD, "running statistics fit", threshold, source)
 
 
 def _headline(worst: str, shift: float, scale: float, noise: float, size: int | None) -> str:
     sentence = (
-        f"Running means are up to {shift:.3g} deviations from the training data's ({worst or 'model'}), running deviations a "
-        f"factor {scale:.3g}"
+        f"In {f'layer {worst}' if worst else 'the model'} running means lie {shift:.3g} standard deviations from the training "
+        f"data's; running deviations are off by up to a factor of {scale:.3g}"
     )
-    return sentence + (
-        f"; means of batches of {size} have a noise of {noise:.3g} deviations." if size else "."
-    )
+    said = f", and means of batches of {size} have a noise of up to {noise:.3g} standard deviations"
+    return sentence + (f"{said}." if size else ".")
 
 
 def _curve(layers: dict[str, Layer]) -> tuple[Curve, ...]:
