@@ -120,7 +120,7 @@ def test_random_labels_get_no_certificate() -> None:
 
 def test_delta_is_shared_only_where_there_are_two() -> None:
     both, alone = read(specimen()), read(specimen(start=False))
-    assert any("hold at 0.025 each" in note for note in both.notes)
+    assert any("may fail with probability 0.025" in note for note in both.notes)
     assert not any("each" in note for note in alone.notes)
     assert set(rows(alone)) == {"prior"}
     assert set(rows(read(specimen(again=False)))) == {"aroun"}

@@ -247,8 +247,9 @@ def _table(losses: dict[str, BiasVariance]) -> Table:
         tuple(rows),
         caption=(
             "Misclassification: the bias is the error of the most frequent prediction, the variance what deviating from it "
-            "costs net of what it gains (Domingos 2000), in one with fewer than three seeds. Cross-entropy (nats): the bias is the loss of the normalised "
-            "geometric mean of the predictions (Yang et al. 2020)."
+            "costs net of what it gains (Domingos 2000); with fewer than three seeds it is not told which part the training set "
+            "has in it. Cross-entropy (nats): the bias is the loss of the normalised geometric mean of the predictions (Yang "
+            "et al. 2020)."
         ),
     )
 

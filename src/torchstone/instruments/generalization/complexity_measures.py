@@ -77,8 +77,13 @@ class ComplexityMeasures:
                 "Each measure C grows with complexity. Generalization bounds have the form sqrt(C/n), with C/n only where the "
                 "network makes no training error; constants and logarithms are left out, so that values of different measures "
                 "do not compare, and those of different networks do. A measure is worth something where it orders the "
-                "gaps of networks: tau is 1 for the same order, 0 for none. The granulated score counts only pairs that "
-                "differ in a single setting, so that a measure cannot win by following one setting that moves everything."
+                "gaps of networks."
+                + (
+                    ""
+                    if pool is None
+                    else " Tau is 1 for the same order, 0 for none. The granulated score counts only pairs that differ in a "
+                    "single setting, so that a measure cannot win by following one setting that moves everything."
+                )
             ),
             details=(_panel_table(panel, count), *(() if pool is None else _pool_details(pool))),
             notes=(*_notes(panel, len(rows), count), *notes),

@@ -213,7 +213,7 @@ def _trade_off(one: Certified) -> Curve:
             Line("error on the examples", widths, numbers(risk for _, risk, _ in one.widths)),
             Line("bound", widths, numbers(bound for _, _, bound in one.widths)),
         ),
-        (Marker("certificate's", one.noise, "x"),),
+        (Marker("noise of the certificate", one.noise, "x"),),
         caption="More noise costs errors, less noise costs divergence from the prior. The bound is lowest between, if anywhere.",
     )
 
@@ -222,12 +222,13 @@ def _effort(found: list[Certified], settings: PacBayesCertificate) -> tuple[str,
     notes = []
     if len(found) > 1:
         notes.append(
-            f"The certificates hold at {settings.delta / 2:g} each, so that both do at {settings.delta:g}."
+            f"Each certificate may fail with probability {settings.delta / 2:g}, so that both hold together with "
+            f"probability {1 - settings.delta:g}."
         )
     for one in found:
         lost = one.certificate.risk_upper - one.certificate.risk
         notes.append(
-            f"{one.name}: {one.certificate.draws:,} draws of the weights add {lost:.2g} to the error on the examples."
+            f"Certificate {one.name}: knowing the error from {one.certificate.draws:,} draws of the weights only adds {lost:.2g} to it."
         )
         notes.extend(one.notes)
     return tuple(notes)

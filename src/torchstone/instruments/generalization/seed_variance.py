@@ -202,6 +202,7 @@ def _scatter(found: _Found, values: Tensor, label: str) -> Scatter:
         Axis(label),
         numbers(found.of_seed),
         numbers(values),
+        groups=("another seed",) * len(found.of_seed),
         texts=tuple(f"sibling {k + 1}" for k in range(len(found.of_seed))),
         markers=(Marker("this network", found.own, "x"), Marker("mean", float(found.of_seed.mean()), "x")),
         caption="Each point is the recipe trained from another seed.",

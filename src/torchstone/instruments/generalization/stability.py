@@ -280,7 +280,7 @@ def _distances(curves: TwinCurves, law: PowerLaw | None) -> Curve:
     lines = [Line("mean of the pairs", *_band(curves, distance))]
     if law is not None:
         fit = law.coefficient * curves.steps.double() ** law.exponent
-        lines.append(Line(f"steps to the {law.exponent:.2f}", numbers(curves.steps), numbers(fit)))
+        lines.append(Line(f"fitted power, steps^{law.exponent:.2f}", numbers(curves.steps), numbers(fit)))
     shown = bool((distance > 0).all())
     return Curve(
         "Distance of twins in weights",

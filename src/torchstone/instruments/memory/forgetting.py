@@ -89,7 +89,7 @@ class ExampleForgetting:
             verdict=verdict,
             headline=(
                 f"A training forgets {float((found.learned & (found.events > 0)).double().mean()):.1%} of the training "
-                f"examples at least once; {int(never.sum()):,} of {len(labels):,} are learned in no training."
+                f"examples at least once; {_learned(int(never.sum()), len(labels))}."
             ),
             explanation=(
                 f"Counted over {runs} training{'s' * (runs > 1)}: an example is forgotten when it was classified rightly "
@@ -157,13 +157,22 @@ def read_watched(place: str) -> list[int]:
     return found
 
 
+def _learned(never: int, count: int) -> str:
+    return (
+        f"all but {never:,} of {count:,} are learned in some training"
+        if never
+        else "all are learned in some training"
+    )
+
+
 def judge(never: float) -> Verdict:
     """Attention where more examples than a clean data set would have are never learned."""
     threshold = f"at most {NEVER:.0%} of the examples never learned"
     source = "convention of this report, from the 3% label errors of common benchmarks (Northcutt, Athalye & Mueller 2021)"
     if never > NEVER:
         return Verdict(Level.ATTENTION, f"{never:.1%} were never learned", threshold, source)
-    return Verdict(Level.INFORMATIVE, f"{never:.1%} were never learned", threshold, source)
+    reason = f"{never:.1%} were never learned" if never else "every example is learned in some training"
+    return Verdict(Level.INFORMATIVE, reason, threshold, source)
 
 
 def _over_runs(shares: Tensor) -> Uncertainty | None:

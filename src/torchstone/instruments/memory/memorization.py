@@ -147,7 +147,7 @@ def _histogram(found: LeaveOutScores) -> Histogram:
     counts = torch.histogram(found.score[found.score.isfinite()].clamp(-1, 1), edges).hist
     return Histogram(
         "Memorisation of single examples",
-        Axis("right when held minus right when left out"),
+        Axis("share right when trained on, less share right when left out"),
         numbers(edges),
         (Bars("training examples", numbers(100 * counts / len(found.score))),),
         (Marker("memorised", MEMORISED, "x"),),
@@ -257,10 +257,12 @@ def _pairs(
     if shape is None:
         return ()
     train, test, pictures = bench.inputs("train"), bench.inputs("test"), []
-    for i, j in pairs[:6]:
+    for k, (i, j) in enumerate(pairs[:6], 1):
         row, other = int(rows[i]), int(tests[j])
-        pictures.append(picture(train[row].reshape(shape), f"training {row}"))
-        pictures.append(picture(test[other].reshape(shape), f"test {other}: {scores.score[i, j]:.2f}"))
+        pictures.append(picture(train[row].reshape(shape), f"pair {k}: training {row}"))
+        pictures.append(
+            picture(test[other].reshape(shape), f"pair {k}: test {other}, {scores.score[i, j]:.2f}")
+        )
     return (
         Images(
             "Most influential pairs",

@@ -76,7 +76,8 @@ class RandomLabelCapacity:
             explanation=(
                 f"{int(runs.random.sum())} networks were trained on uniformly random labels and {int((~runs.random).sum())} on the true ones, "
                 "from the same seeds. A recipe that fits random labels can fit anything: no bound that holds for all networks "
-                "it can reach explains why this one generalizes. What differs is how fast it fits, and with which margin."
+                "it can reach explains why this one generalizes. What differs is how fast it fits, and with which margin. The "
+                "value counts from chance: 0% is guessing, 100% is every random label."
             ),
             details=(_course(runs), _epochs(runs), *_margins(bench, runs)),
             notes=runs.notes,
