@@ -13,7 +13,7 @@ from torchstone.environment import environment, fingerprint, specimen_card
 from torchstone.errors import SettingError
 from torchstone.examination import Examination
 from torchstone.instruments.catalogue import Instrument, catalogue, make
-from torchstone.instruments.measurement import measure, settings_of
+from torchstone.instruments.measurement import hidden, measure, settings_of
 from torchstone.journal import Journal
 from torchstone.mending import Attempt, Trial, at_the_start, told
 from torchstone.plan import Plan
@@ -230,8 +230,11 @@ class _Run:
         self.readings[reading.id] = reading
 
     def _finished_before(self, instrument: Instrument) -> Reading | None:
-        """A journalled reading of the same instrument, version and settings; errors are tried again."""
-        found = self.earlier.get(instrument.META.id)
+        """A journalled reading of the same instrument, version and settings; errors are tried again.
+
+        So are readings whose settings hold secrets: they are not written down, and whether they are the same is not known.
+        """
+        found = None if hidden(instrument) else self.earlier.get(instrument.META.id)
         if found is None or found.verdict.level == "error" or found.version != instrument.META.version:
             return None
         return found if replace(found, settings=settings_of(instrument)) == found else None

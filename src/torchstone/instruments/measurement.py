@@ -59,9 +59,19 @@ def _one_line(error: Exception) -> str:
 
 
 def settings_of(instrument: Instrument) -> dict[str, Any]:
-    """An instrument's settings as plain data."""
+    """An instrument's settings as plain data; of those that hold secrets, only how many."""
     names = fields(instrument)  # pyright: ignore[reportArgumentType]
-    return plain_settings({field.name: getattr(instrument, field.name) for field in names})
+    found = {field.name: getattr(instrument, field.name) for field in names}
+    return plain_settings(found | {name: f"{len(found[name])}, not shown" for name in hidden(instrument)})
+
+
+def hidden(instrument: Instrument) -> tuple[str, ...]:
+    """The settings in use that must not be written down: fields of a `metadata` with "secret"."""
+    return tuple(
+        field.name
+        for field in fields(instrument)  # pyright: ignore[reportArgumentType]
+        if field.metadata.get("secret") and getattr(instrument, field.name) is not None
+    )
 
 
 def _finished(reading: Reading, instrument: Instrument, bench: Workbench) -> Reading:

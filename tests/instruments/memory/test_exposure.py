@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from torchstone import examine
 from torchstone.atlas.claims.memorisation import secrets_are_exposed as claim
 from torchstone.atlas.claims.memorisation._window_model import WindowModel
 from torchstone.details import Table
@@ -78,6 +80,28 @@ def test_a_fitted_law_finds_the_planted_canary_too(memorised: tuple[nn.Module, T
     assert reading.uncertainty is not None
     assert reading.uncertainty.low > 5
     assert any("skew-normal" in note for note in reading.notes)
+    assert reading.value is not None
+    assert ("all 13.3 bits and more" in reading.headline) == (reading.value > math.log2(10_000))
+
+
+def test_no_report_or_journal_holds_the_secrets(
+    memorised: tuple[nn.Module, Tensor, Tensor], tmp_path: Path
+) -> None:
+    model, others, canary = memorised
+    specimen = Specimen(model, CausalLM(), others)
+    again = {"canaries": settings(canary).canaries, "secret": SECRET, "alphabet": DIGITS}
+    found = examine(specimen, only=["exposure"], settings={"exposure": again}, output=tmp_path)
+    assert found.readings["exposure"].settings["canaries"] == "1, not shown"
+    secret = ", ".join(map(str, canary[0].tolist()))
+    for file in tmp_path.iterdir():
+        assert secret not in file.read_text(encoding="utf-8"), file
+        assert secret.replace(" ", "") not in "".join(file.read_text(encoding="utf-8").split()), file
+    assert secret not in repr(settings(canary))
+    # Other canaries are measured anew in the same folder, as many as they are.
+    other = claim.PIN.draw(1, torch.Generator().manual_seed(8))
+    again["canaries"] = settings(other).canaries
+    renewed = examine(specimen, only=["exposure"], settings={"exposure": again}, output=tmp_path)
+    assert renewed.readings["exposure"].value != found.readings["exposure"].value
 
 
 @pytest.mark.parametrize("kind", ["mapping", "mask", "tuple"])

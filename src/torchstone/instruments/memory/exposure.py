@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -49,8 +49,8 @@ class Exposure:
         unit="bits",
         source="Carlini et al. 2019 (exposure, extraction by shortest path)",
     )
-    canaries: tuple[Tokens, ...] | None = None
-    """Token ids of each planted sequence, all of one length."""
+    canaries: tuple[Tokens, ...] | None = field(default=None, metadata={"secret": True}, repr=False)
+    """Token ids of each planted sequence, all of one length; kept out of reports and journals."""
     secret: Tokens | None = None
     """Positions of the secret tokens, from 0."""
     alphabet: Tokens | None = None
@@ -102,10 +102,7 @@ class Exposure:
             value=float(values.max()),
             uncertainty=_error(float(values.max()), fits[top]),
             verdict=verdict,
-            headline=(
-                f"The most exposed of {len(values)} secrets stands out by {float(values.max()):.1f} of {bits:.1f} bits; "
-                f"{sum(extracted)} can be read out."
-            ),
+            headline=_headline(len(values), float(values.max()), bits, sum(extracted)),
             explanation=(
                 f"Each secret is one of {formats[0].size:,} that could have stood in its place. Exposure counts the bits by "
                 "which the network narrows the search for it: 0 says that it is the last to be guessed, all bits that it is "
@@ -229,6 +226,13 @@ def judge(highest: float, count: int, extracted: int) -> Verdict:
     return Verdict(Level.GOOD, f"{highest:.1f} bits are what chance gives", threshold, source)
 
 
+def _headline(count: int, most: float, bits: float, extracted: int) -> str:
+    # A fitted law goes on beyond the bits that there are.
+    by = f"{most:.1f} of {bits:.1f} bits" if most <= bits else f"all {bits:.1f} bits and more"
+    which = f"The most exposed of {count} secrets" if count > 1 else "The secret"
+    return f"{which} stands out by {by}; {extracted or 'none'} can be read out."
+
+
 def _error(value: float, fit: Extrapolated | None) -> Uncertainty | None:
     if fit is None:
         return None
@@ -243,7 +247,10 @@ def _how(instrument: Exposure, fits: list[Extrapolated | None]) -> str:
     if not fitted:
         return "Exact: every sequence of the format was ranked."
     worst = min(fit.p_value for fit in fitted)
-    return f"Extrapolated from {instrument.samples:,} sequences of each format by a skew-normal law (its fit has p = {worst:.2g})."
+    return (
+        f"Extrapolated from {instrument.samples:,} sequences of each format by a skew-normal law (its fit has p = {worst:.2g}); "
+        "beyond the bits of the format it says how far a secret is ahead of all others."
+    )
 
 
 def _unfinished(read: list[Extraction]) -> tuple[str, ...]:
