@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from torchstone.cli import main
+from torchstone.cli import _command, main
 from torchstone.examination import Examination
 
 TARGETS = """
@@ -125,6 +125,22 @@ def run(folder: Path, *arguments: str) -> Done:
 
 
 FEW = ("--only", "generalization_gap", "--only", "margins")
+
+
+def test_the_command_in_a_report_is_told_without_secrets() -> None:
+    given = [
+        "torchstone",
+        "examine",
+        "my.py:spec",
+        "--set",
+        "exposure.canaries=((1, 23),)",
+        "--set=exposure.canaries=45",
+    ]
+    shown = _command([*given, "--set", "margins.confidence=0.9", "--with", "rate=6"])
+    assert "23" not in shown
+    assert "45" not in shown
+    assert shown.count("exposure.canaries=…") == 2
+    assert "--set margins.confidence=0.9 --with rate=6" in shown
 
 
 def test_examine_writes_a_report_and_prints_a_summary(project: Path) -> None:

@@ -330,7 +330,20 @@ def _folder_name(target: str) -> str:
 
 
 def _command(arguments: list[str]) -> str:
-    return shlex.join(["torchstone", *arguments[1:]])
+    return shlex.join(["torchstone", *map(_shown, arguments[1:])])
+
+
+def _shown(argument: str) -> str:
+    """An argument as the report may show it: without the value of a setting that holds secrets."""
+    path, equals, _ = argument.removeprefix("--set=").partition("=")
+    identifier, _, name = path.partition(".")
+    if not equals or not name:
+        return argument
+    from torchstone.instruments.catalogue import catalogue
+
+    setting = getattr(catalogue().get(identifier), "__dataclass_fields__", {}).get(name)
+    secret = setting is not None and setting.metadata.get("secret")
+    return f"{argument[: argument.index(path)]}{path}=…" if secret else argument
 
 
 def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
