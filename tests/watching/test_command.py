@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from torchstone.cli import main
 from torchstone.errors import FormatError, SettingError
 from torchstone.watching import command
 from torchstone.watching.loggers import JsonLines
@@ -27,15 +29,28 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def run(folder: Path, *words: str) -> tuple[int, str]:
-    process = start(folder, *words)
-    said, _ = process.communicate(timeout=120)
-    return process.returncode, said
+Run = Callable[..., tuple[object, str]]
 
 
-def test_watch_prints_a_summary(tmp_path: Path, make_log, write_log) -> None:
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command, in this process and in `tmp_path`: its exit code and what it prints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def called(*words: str) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["torchstone", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out + said.err
+
+    return called
+
+
+def test_watch_prints_a_summary(tmp_path: Path, run: Run, make_log, write_log) -> None:
     write_log(make_log(), tmp_path / "one")
-    code, said = run(tmp_path, "watch", "one")
+    code, said = run("watch", "one")
     assert code == 0
     assert "Net · 1,234 trainable parameters · SGD, learning rate 0.1 · 40 steps in 4.0 s" in said
     assert "✖ Vanishing (from step 10): block.1 hardly moves." in said
@@ -43,9 +58,9 @@ def test_watch_prints_a_summary(tmp_path: Path, make_log, write_log) -> None:
     assert re.search(r"Gradient norm +0\.025 +0\.025 +1 +█", said)
 
 
-def test_report_writes_a_page_beside_the_log(tmp_path: Path, make_log, write_log) -> None:
+def test_report_writes_a_page_beside_the_log(tmp_path: Path, run: Run, make_log, write_log) -> None:
     path = write_log(make_log(), tmp_path / "one")
-    code, said = run(tmp_path, "report", "one")
+    code, said = run("report", "one")
     assert (code, said.strip()) == (0, "Wrote one/run.html")
     assert "Does it learn?" in (tmp_path / "one" / "run.html").read_text()
     assert command.write_report(path, "text", None).startswith("one\nNet")
@@ -71,7 +86,7 @@ def test_a_run_beside_an_examination_shows_both(tmp_path: Path, make_log, write_
     assert (tmp_path / "report.html").exists()  # the examination's own page is left alone
 
 
-def test_mistakes_are_said_in_words(tmp_path: Path, make_log, write_log) -> None:
+def test_mistakes_are_said_in_words(tmp_path: Path, run: Run, make_log, write_log) -> None:
     write_log(make_log(), tmp_path)
     with pytest.raises(SettingError, match="report of a run is html or text; got md"):
         command.write_report(tmp_path, "md", None)
@@ -82,7 +97,7 @@ def test_mistakes_are_said_in_words(tmp_path: Path, make_log, write_log) -> None
     with pytest.raises(FormatError, match=r"a folder, or the .jsonl file in it"):
         command.check_place(tmp_path / "a.txt", waits=True)
     assert not command.is_run(tmp_path / "a.txt")
-    code, said = run(tmp_path, "watch", ".", "--serve", "--host", "192.168.0.1")
+    code, said = run("watch", ".", "--serve", "--host", "192.168.0.1")
     assert code == 2
     assert "loopback only" in said
     assert "Traceback" not in said

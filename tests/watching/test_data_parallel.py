@@ -26,7 +26,9 @@ def data() -> tuple[Tensor, Tensor]:
     return torch.randn(STEPS, 8, 5, generator=generator), torch.randint(3, (STEPS, 8), generator=generator)
 
 
-def run(share: slice, folder: Path, wrap: bool, every: int = 1, steps: int | None = None) -> dict[str, Any]:
+def run(
+    share: slice, folder: Path, wrap: bool, every: int = 1, steps: int | None = None, **options: Any
+) -> dict[str, Any]:
     """Train on a share of each batch; what the watcher recorded."""
     model: nn.Module = mlp([5, 7, 3], generator=torch.Generator().manual_seed(2))
     model = DistributedDataParallel(model) if wrap else model
@@ -45,7 +47,10 @@ def run(share: slice, folder: Path, wrap: bool, every: int = 1, steps: int | Non
     try:
         alone = steps is None or not isinstance(model, DistributedDataParallel)
         joined = nullcontext() if alone else Join([cast(DistributedDataParallel, model)])
-        with joined, watch(model, optimizer, probe, every=every, folder=folder, show=False) as watcher:
+        with (
+            joined,
+            watch(model, optimizer, probe, every=every, folder=folder, show=False, **options) as watcher,
+        ):
             for some_x, some_y in zip(x[:steps], y[:steps], strict=True):
                 loss = nn.functional.cross_entropy(model(some_x[share]), some_y[share])
                 optimizer.zero_grad()
@@ -71,7 +76,10 @@ def work(rank: int, folder: str) -> None:
     found = run(slice(rank, None, 2), Path(folder) / f"run{rank}", wrap=True)
     # Clocks differ, and so does what "auto" chooses: each process measures when it likes, and nobody waits.
     share = slice(rank, None, 2)
-    uneven = run(share, Path(folder) / "uneven", True, every=(1, 1000)[rank], steps=STEPS - 2 * rank)
+    quantities = ("gradient", "noise", "forgetting")
+    uneven = run(
+        share, Path(folder) / "uneven", True, (1, 1000)[rank], STEPS - 2 * rank, quantities=quantities
+    )
     torch.save({**found, "uneven": len(uneven["gradient_norm"])}, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

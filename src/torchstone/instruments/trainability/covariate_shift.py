@@ -126,9 +126,9 @@ def judge(change: float, cosine: float) -> Verdict:
     if not (math.isfinite(change) and math.isfinite(cosine)):
         return Verdict(Level.POOR, "the step makes gradients overflow", threshold, source, 0.9)
     if cosine < 0:
-        reason = "later layers step uphill once the earlier ones have moved"
+        reason = "all later layers together step uphill once the earlier ones have moved"
         return Verdict(Level.ATTENTION, reason, threshold, source)
-    return Verdict(Level.GOOD, "later layers still step downhill", threshold, source)
+    return Verdict(Level.GOOD, "all later layers together still step downhill", threshold, source)
 
 
 def _headline(change: float, cosine: float, lr: float) -> str:
