@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -57,16 +58,16 @@ def train(
 
 def test_training_is_bit_for_bit_what_it_is_without_a_watcher() -> None:
     plain_model, watched = network(), network()
-    alone = train(plain_model, None, torch.optim.Adam(plain_model.parameters(), lr=0.01))
+    alone = train(plain_model, None, torch.optim.Adam(plain_model.parameters(), lr=0.01), 5)
     optimizer = torch.optim.Adam(watched.parameters(), lr=0.01)
     with watch(watched, optimizer, data(), every=1, quantities="all", show=False) as watcher:
-        seen = train(watched, watcher, optimizer)
+        seen = train(watched, watcher, optimizer, 5)
     assert seen == alone
     assert same_state(model_state(watched), model_state(plain_model)) or all(
         torch.equal(a, b)
         for a, b in zip(watched.state_dict().values(), plain_model.state_dict().values(), strict=True)
     )
-    assert [record.step for record in watcher.records] == list(range(1, 13))
+    assert [record.step for record in watcher.records] == list(range(1, 6))
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
 
@@ -127,6 +128,30 @@ def test_compiled_and_wrapped_models_are_watched_as_their_own_module() -> None:
         train(model, watcher, optimizer, 2)
     assert watcher.model is model
     assert "0.weight" in watcher.records[0].layers["gradient_norm"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_compiled_model_and_a_compiled_step_are_watched_without_a_word() -> None:
+    model = network().eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    compiled = cast(nn.Module, torch.compile(model, backend="eager"))
+    expected: list[float] = []
+    step = torch.compile(optimizer.step, backend="eager")
+    x, y = data()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Dynamo")
+        with watch(compiled, optimizer, data(), every=1, quantities=("gradient", "noise")) as watcher:
+            for _ in range(2):
+                loss = nn.functional.cross_entropy(compiled(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+                expected.append(float(torch.cat(gradients).norm()))
+                step()
+                watcher.step(loss)
+    assert [sorted(record.layers["gradient_norm"])[0] for record in watcher.records] == ["0.bias"] * 2
+    assert [record.values["gradient_norm"] for record in watcher.records] == pytest.approx(expected, rel=1e-5)
+    assert "noise_scale" in watcher.records[-1].values
 
 
 def test_a_diverging_run_is_said_and_logged(tmp_path: Path) -> None:

@@ -227,6 +227,10 @@ class Watch:
     def _after_step(self, *_: Any) -> None:
         self._stepped = True
 
+    # A compiled step leaves both outside of its graph; `torch.compiler.disable` says the same, but loads the compiler.
+    for _hook in (_before_step, _after_step):
+        _hook._torchdynamo_disable = True  # pyright: ignore[reportFunctionMemberAccess]
+
     def _upcoming(self, step: int) -> list[Quantity]:
         """What to measure at a step, decided before it, because some of it has to be kept from before."""
         training = time.perf_counter() - self._started - self._spent
