@@ -23,6 +23,21 @@ class TestFluctuationsShrinkWithWidth(ClaimConformance):
         assert check.measured <= check.expected
 
 
+def test_the_exponent_over_widths_16_to_512() -> None:
+    """All widths of the gate, with 10 members and 20 examples; the quick run has 20 and 60 and stops at width 128."""
+    train_x, train_y, test_x, test_y = module.two_classes(20)
+    found = []
+    for size, steps in {16: 300, 32: 200, 64: 80, 128: 60, 256: 60, 512: 50}.items():
+        models = [
+            module.Dense(size, module.DEPTH, torch.Generator().manual_seed(1000 + k)) for k in range(10)
+        ]
+        found.append(module.trained(models, train_x, train_y, test_x[:400], test_y[:400], steps))
+    assert max(one.loss for one in found) < 0.02  # of 1 at the start
+    slope, error = module.exponent(found)
+    assert slope == pytest.approx(-0.25, abs=0.08)
+    assert error < 0.03
+
+
 def width(parameters: int, spread: float, seed: int) -> module.Width:
     outputs = spread * torch.randn(
         20, 3000, generator=torch.Generator().manual_seed(seed), dtype=torch.float64

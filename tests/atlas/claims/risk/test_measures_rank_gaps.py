@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import binom
 
 from torchstone.atlas.claims.risk import measures_rank_gaps as module
 from torchstone.atlas.conformance import ClaimConformance
@@ -61,3 +62,16 @@ def test_the_deviation_of_random_orders():
     draw = lambda: torch.rand(*module.SHAPE, generator=generator)
     scores = torch.tensor([granulated_tau(draw(), draw()).score for _ in range(1000)], dtype=torch.float64)
     assert float(scores.std()) == pytest.approx(module.chance_deviation(module.SHAPE), rel=0.08)
+
+
+@pytest.mark.parametrize("n", [100, 1600])
+def test_the_usual_rate_is_the_root_and_1_over_n_that_without_errors(n: int) -> None:
+    """Erratum E04 with two classifiers, exactly: largest mean excess risk over all laws of the one that looks better."""
+    # Opposite classifiers of risks 1/2 - g and 1/2 + g: the worse one is chosen where the better errs on more than half.
+    gaps = torch.linspace(0.02, 5, 1000, dtype=torch.float64).numpy() / n**0.5 / 2
+    gaps = gaps[gaps < 0.5]
+    wrong = binom.sf(n // 2, n, 0.5 - gaps) + binom.pmf(n // 2, n, 0.5 - gaps) / 2
+    assert (2 * gaps * wrong).max() * n**0.5 == pytest.approx(0.17, abs=0.002)
+    # One without errors, one of risk g: the worse one is half of the choices where it makes no error in the sample.
+    risks = torch.linspace(0, 1, 200_001, dtype=torch.float64)
+    assert float((risks * (1 - risks) ** n / 2).max()) * n == pytest.approx(1 / (2 * math.e), rel=0.01)
