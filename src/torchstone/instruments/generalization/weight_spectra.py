@@ -208,7 +208,7 @@ def _headline(layers: dict[str, LayerSpectrum], value: float | None) -> str:
         if len(fitted) == 1
         else f"mean tail exponent of {len(fitted)} weights"
     )
-    return first + ("." if value is None else f"; the {of} is {value:.2g} (large trained networks: 2 to 6).")
+    return first + ("." if value is None else f"; the {of} is {value:.1f} (large trained networks: 2 to 6).")
 
 
 def _drawn(layers: dict[str, LayerSpectrum]) -> list[str]:
@@ -361,6 +361,8 @@ def _notes(
         "Exponents are judged by ranges observed on large published models; there is no theorem behind them."
     ]
     tails = sum(one.tail is not None for one in layers.values())
+    if tails:
+        notes.append("The mean takes off the bias n / (n - 1) of the exponents that tables and plots show.")
     if same := len(_like_shuffled(layers, null)):
         notes.append(
             f"In {same} of {tails} weights the shuffled entries have the same exponent within its interval: there it "
