@@ -198,6 +198,21 @@ def test_a_loss_that_is_not_finite_is_said_once_for_all_layers() -> None:
     assert ["noise_scale" in record.values for record in watcher.records] == [False] * 3 + [True] * 3
 
 
+def test_steps_without_backward_are_said_once() -> None:
+    model = network()
+    optimizer = sgd(model)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with watch(model, optimizer, every=1, quantities="cheap") as watcher:
+            for _ in range(3):
+                optimizer.step()
+                watcher.step(1.0)
+            train(model, optimizer, watcher, 1)
+    (message,) = [str(one.message) for one in said]
+    assert message == "the optimiser takes a step without any gradient: was backward() called before it?"
+    assert [record.values["gradient_norm"] > 0 for record in watcher.records] == [False] * 3 + [True]
+
+
 def test_parameters_that_come_and_go() -> None:
     model = network()
     optimizer = sgd(model)

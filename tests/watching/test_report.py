@@ -138,7 +138,7 @@ def test_numbers_leave_out_what_is_none(make_log) -> None:
 
 def test_how_a_run_ended(make_log) -> None:
     assert standing(make_log()) == ""
-    assert "goes on, or it was killed" in standing(make_log(ended=False))
+    assert "goes on, was killed, or could no longer write its log" in standing(make_log(ended=False))
     log = make_log()
     log.summary = {"ended": "KeyboardInterrupt"}
     assert standing(log) == "This run was broken off by KeyboardInterrupt."

@@ -57,8 +57,12 @@ class Kept:
         named = self.model.named_parameters()
         return {name: p for name, p in named if p.requires_grad and id(p) in held}
 
-    def keep(self) -> None:
-        """Right before the optimiser's step; nothing waits for a device."""
+    def keep(self) -> bool:
+        """Right before the optimiser's step; nothing waits for a device.
+
+        Returns:
+            Whether any of the parameters, where there are some, has a gradient.
+        """
         if self.changed:
             self.find()
         used = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
@@ -73,6 +77,7 @@ class Kept:
         if now:
             torch._foreach_copy_(self._memory, now)  # pyright: ignore[reportPrivateImportUsage]
         self.before = tuple(self._memory)
+        return bool(used) or not self.parameters
 
     @property
     def skipped(self) -> bool:

@@ -85,7 +85,9 @@ def name_of(place: str | Path) -> str:
 def standing(log: WatchLog) -> str:
     """How it ended, where that is worth saying."""
     if log.summary is None:
-        return "This run has not said that it ended: it goes on, or it was killed."
+        return (
+            "This run has not said that it ended: it goes on, was killed, or could no longer write its log."
+        )
     ended = str(log.summary.get("ended", "finished"))
     if ended != "finished":
         return f"This run was broken off by {ended}."

@@ -220,7 +220,11 @@ class Watch:
     def _keep_gradients(self) -> None:
         with self._telling.never_killing("the watcher"):
             began = time.perf_counter()
-            self._kept.keep()
+            if not self._kept.keep():
+                self._telling.say_once(
+                    "no gradient",
+                    "the optimiser takes a step without any gradient: was backward() called before it?",
+                )
             self._kept_seconds = time.perf_counter() - began
             self._spent += self._kept_seconds
 
