@@ -145,7 +145,8 @@ def test_a_taken_port_is_said(server: LiveServer, tmp_path: Path) -> None:
 def test_the_state_of_a_long_run_is_made_seldom(make_log, write_log, tmp_path: Path, monkeypatch) -> None:
     """Making it may take a tenth of the time: the training needs the processor."""
     now = 0.0
-    monkeypatch.setattr("torchstone.watching.live.view.time.monotonic", lambda: now)
+    for clock in ("monotonic", "thread_time"):
+        monkeypatch.setattr(f"torchstone.watching.live.view.time.{clock}", lambda: now)
     path = write_log(make_log(steps=1), tmp_path)
     view = View(path)
 

@@ -15,6 +15,8 @@ from torchstone.watching.report import name_of, run_page
 
 SHARE = 0.1
 """Of the time that making the state may take: of a long run it is made less often, as training needs the processor."""
+LITTLE = 0.1
+"""Seconds of the processor that a state may always take: a page asks once a second."""
 POINTS = 300
 """Of a line on the live page."""
 TILES = (
@@ -46,12 +48,13 @@ class View:
     def state(self, after: str = "") -> dict[str, Any] | None:
         """The state, or None where it is that of version `after` still, or where there is none yet."""
         with self._lock:
-            began = time.monotonic()
-            if began >= self._not_before:
+            if time.monotonic() >= self._not_before:
                 first = self._state is None  # it also loads what it draws with, which does not come again
+                began = time.thread_time()
                 self._renew()
-                now = time.monotonic()
-                self._not_before = now if first else now + (now - began) * (1 / SHARE - 1)
+                taken = time.thread_time() - began
+                wait = 0.0 if first or taken < LITTLE else taken * (1 / SHARE - 1)
+                self._not_before = time.monotonic() + wait
             if self._state is None or self._state["version"] == after:
                 return None
             return self._state
