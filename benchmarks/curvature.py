@@ -36,9 +36,12 @@ NETWORKS: dict[str, Callable[[], Specimen]] = {
 }
 
 
+PEERS = {"pyhessian", "curvlinops", "hessian_eigenthings"}
+
+
 def has(module: str) -> bool:
-    """Whether a peer is installed."""
-    return importlib.util.find_spec(module) is not None
+    """Whether a peer is installed and asked for."""
+    return module in PEERS and importlib.util.find_spec(module) is not None
 
 
 def generator() -> torch.Generator:
@@ -255,9 +258,13 @@ def main() -> None:
     )
     parser.add_argument("networks", nargs="*", default=["digits"], help="digits, resnet18, resnet18-64")
     parser.add_argument("--only", default="product,trace,eigenpairs", help="parts, separated by commas")
+    parser.add_argument(
+        "--peers", default=",".join(sorted(PEERS)), help="peers, separated by commas; some take an hour"
+    )
     parser.add_argument("--runs", type=int, help="runs of each way")
     parser.add_argument("--write", action="store_true", help="write the tables to benchmarks/results/")
     arguments = parser.parse_args()
+    PEERS.intersection_update(arguments.peers.split(","))
     for name in arguments.networks:
         problem = Problem(NETWORKS[name]())
         count = sum(p.numel() for p in problem.parameters)
