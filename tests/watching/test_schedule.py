@@ -10,7 +10,7 @@ from torch import nn
 
 from torchstone.watching import watch
 from torchstone.watching.quantities import Quantity
-from torchstone.watching.schedule import Schedule
+from torchstone.watching.schedule import SHADOW, Schedule
 from torchstone.watching.state import Measured, State
 from torchstone.watching.thinning import WHOLE, Thinning
 
@@ -33,7 +33,7 @@ def test_accounts_keep_the_budget() -> None:
     """Simulated time: two quantities of different cost share a tenth of it, whatever they cost."""
     cheap, dear = Slow(), Slow()
     cheap.name, dear.name = "cheap", "dear"  # pyright: ignore[reportAttributeAccessIssue]
-    schedule = Schedule([cheap, dear], "auto", 0.10)
+    schedule = Schedule([cheap, dear], "auto", SHADOW * 0.10)
     costs, seconds = {"cheap": 0.01, "dear": 1.0}, 0.0
     for step in range(1, 2001):
         seconds += 0.1
@@ -52,7 +52,7 @@ def test_what_cheap_quantities_leave_unused_pays_for_dear_ones_in_short_runs() -
         quantity.name = f"cheap {k}"  # pyright: ignore[reportAttributeAccessIssue]
     quantities[-1].name = "dear"  # pyright: ignore[reportAttributeAccessIssue]
     quantities[-1].cost = 30.0
-    schedule = Schedule(quantities, "auto", 0.10)
+    schedule = Schedule(quantities, "auto", SHADOW * 0.10)
     seconds, other = 0.0, 0.0
     for step in range(1, 1001):
         seconds += 0.1
