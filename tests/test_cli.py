@@ -214,6 +214,7 @@ def test_mistakes_end_in_one_paragraph_and_code_2(
         assert words in text
     assert "Traceback" not in done.stderr
     assert not list(project.rglob("report.html"))
+    assert not (project / "torchstone-reports").exists(), "what is refused leaves nothing behind"
 
 
 @pytest.mark.parametrize(

@@ -340,9 +340,10 @@ def _shown(argument: str) -> str:
     if not equals or not name:
         return argument
     from torchstone.instruments.catalogue import catalogue
+    from torchstone.instruments.measurement import secrets
 
-    setting = getattr(catalogue().get(identifier), "__dataclass_fields__", {}).get(name)
-    secret = setting is not None and setting.metadata.get("secret")
+    known = catalogue()
+    secret = identifier in known and name in secrets(known[identifier])
     return f"{argument[: argument.index(path)]}{path}=…" if secret else argument
 
 

@@ -77,15 +77,15 @@ def examine(
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     # Rich draws from Python's generator.
     with keeping_random_states(), Progress(show=progress if processes.first else False) as bar:
-        with processes.telling_failure():
-            if folder is not None:
-                make_folder(folder)
         bench = Workbench.on(specimen, chosen_plan, seed)
         # What cannot be applied is refused before minutes of measuring.
         attempt = Attempt(bench, trying, trying_epochs) if trying or trying_epochs else None
         with processes.telling_failure():
             journal = None
-            if folder is not None:
+            if (
+                folder is not None
+            ):  # not before the specimen is accepted: what is refused leaves nothing behind
+                make_folder(folder)
                 journal = Journal(folder, fingerprint(bench.specimen, chosen_plan, seed), fresh=fresh)
         # All processes skip what the first one finds finished.
         earlier = processes.told((journal.readings, journal.seconds) if journal is not None else ({}, 0.0))

@@ -96,7 +96,8 @@ def fit_pareto_tail(
         ends = Interval(math.inf, math.inf, confidence, "chi-squared, given the start")
         return ParetoTail(math.inf, ends, start, len(tail), 0.0)
     alpha = 1 + len(tail) / float(logs.sum())
-    return ParetoTail(alpha, _interval(logs, confidence), start, len(tail), _distance(logs, 1 / (alpha - 1)))
+    distance = float(_distance(logs[None], logs.mean()[None]))
+    return ParetoTail(alpha, _interval(logs, confidence), start, len(tail), distance)
 
 
 def pareto_tail_bootstrap(
@@ -171,50 +172,42 @@ def resampled_exponents(
     for first in range(0, resamples, together):
         rows = min(together, resamples - first)
         drawn = logs[torch.randint(len(logs), (rows, len(logs)), generator=generator)].sort(1).values
-        found.append(_searched(drawn, starts))
+        found.append(1 + 1 / _searched(drawn, starts)[1])
     return torch.cat(found)
 
 
-def _searched(drawn: Tensor, starts: list[int]) -> Tensor:
-    """Exponent of each ordered row (B, n) of logarithms, from the start at which its tail is closest to a power law."""
-    smallest = drawn.new_full((len(drawn),), math.inf)
-    mean = drawn.new_zeros(len(drawn))
+def _searched(logs: Tensor, starts: list[int]) -> tuple[Tensor, Tensor]:
+    """Of each ordered row (B, n) of logarithms the start whose tail is closest to a power law, and that tail's mean."""
+    smallest = logs.new_full((len(logs),), math.inf)
+    best, mean = torch.full((len(logs),), starts[0]), logs.new_zeros(len(logs))
     for start in starts:
-        tail = drawn[:, start:] - drawn[:, start, None]
+        tail = logs[:, start:] - logs[:, start, None]
         own = tail.mean(1)
-        below = torch.arange(tail.shape[1], dtype=drawn.dtype) / tail.shape[1]
-        distance = (below + torch.expm1(-tail / own[:, None])).abs().amax(1).nan_to_num(math.inf)
+        distance = _distance(tail, own).nan_to_num(math.inf)
         if start:  # only the first of equal values starts a tail that holds all of them
-            distance = distance.where(drawn[:, start] > drawn[:, start - 1], math.inf)
+            distance = distance.where(logs[:, start] > logs[:, start - 1], math.inf)
         better = distance < smallest
         smallest, mean = distance.where(better, smallest), own.where(better, mean)
-    return 1 + 1 / mean
+        best = best.masked_fill(better, start)
+    return best, mean
 
 
 def _best_start(logs: Tensor, least: int, candidates: int) -> int:
     """Index of the ordered value from which on the tail is closest to a power law."""
-    # Only the first of equal values starts a tail that holds all of them.
     fresh = torch.cat([torch.ones(1, dtype=torch.bool), logs[1:] > logs[:-1]])
     indices = fresh[: len(logs) - least + 1].nonzero().squeeze(1)
     if len(indices) > candidates:
         chosen = torch.linspace(0, len(indices) - 1, candidates, dtype=torch.float64).round().long()
         indices = indices[chosen]
-    best, smallest = int(indices[0]), math.inf
-    for index in indices.tolist():
-        tail = logs[index:] - logs[index]
-        mean = float(tail.mean())
-        distance = _distance(tail, mean) if mean > 0 else math.inf
-        if distance < smallest:
-            best, smallest = index, distance
-    return best
+    return int(_searched(logs[None], indices.tolist())[0])
 
 
-def _distance(logs: Tensor, mean: float) -> float:
-    """Kolmogorov-Smirnov distance of ordered logarithms from the exponential law of that mean, at the values."""
+def _distance(logs: Tensor, mean: Tensor) -> Tensor:
+    """Kolmogorov-Smirnov distances of ordered rows of logarithms from exponential laws of those means, at the values."""
     # The share of values strictly below each one, as in the published programs of the method: with both sides of each step
     # the distance would grow by up to 1/n and favour long tails, also where they bend.
-    below = torch.arange(len(logs), dtype=torch.float64) / len(logs)
-    return float((below + torch.expm1(-logs / mean)).abs().max())
+    below = torch.arange(logs.shape[1], dtype=logs.dtype) / logs.shape[1]
+    return (below + torch.expm1(-logs / mean[:, None])).abs().amax(1)
 
 
 def _interval(logs: Tensor, confidence: float) -> Interval:

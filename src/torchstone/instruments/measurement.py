@@ -66,11 +66,16 @@ def settings_of(instrument: Instrument) -> dict[str, Any]:
 
 
 def hidden(instrument: Instrument) -> tuple[str, ...]:
-    """The settings in use that must not be written down: fields of a `metadata` with "secret"."""
+    """The settings in use that must not be written down: fields whose `metadata` say "secret"."""
+    return tuple(name for name in secrets(type(instrument)) if getattr(instrument, name) is not None)
+
+
+def secrets(kind: type[Instrument]) -> tuple[str, ...]:
+    """The settings of an instrument that may hold what must not be written down."""
     return tuple(
         field.name
-        for field in fields(instrument)  # pyright: ignore[reportArgumentType]
-        if field.metadata.get("secret") and getattr(instrument, field.name) is not None
+        for field in fields(kind)  # pyright: ignore[reportArgumentType]
+        if field.metadata.get("secret")
     )
 
 

@@ -215,7 +215,7 @@ def _check(
         )
     for generator in generators:
         check_generator(generator)
-    if isinstance(optimizer, Optimizer) or not callable(optimizer):
+    if isinstance(optimizer, Optimizer):  # it holds the parameters of one network
         raise SettingError(
             "optimizer must be a function of the parameters that makes an optimiser",
             type(optimizer).__name__,

@@ -31,7 +31,7 @@ def failure(error: Exception, count: int, step: int) -> Exception:
     return told
 
 
-class Presentation(nn.Module):
+class Presentation:
     """Losses of a batch, the penalty, and a note by example, from one forward pass.
 
     Args:
@@ -48,21 +48,19 @@ class Presentation(nn.Module):
         penalty: Penalty | None = None,
         ledger: PerExample | None = None,
     ) -> None:
-        super().__init__()
-        self.network = model if ledger is None else _CalledOnce(model)
+        self._model, self._network = model, model if ledger is None else _CalledOnce(model)
         self._losses, self._penalty, self._ledger = losses, penalty, ledger
         self.notes = ledger is not None
-        self._inner = (model,)  # in a tuple, so that it is not registered a second time
 
-    def forward(self, x: Any, y: Any, count: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    def __call__(self, x: Any, y: Any, count: int) -> tuple[Tensor, Tensor | None, Tensor]:
         """Losses (B,), penalty () or None, and note (B,), which is without gradient."""
-        values = one_per_example(self._losses(self.network, x, y), count)
+        values = one_per_example(self._losses(self._network, x, y), count)
         note = values.detach()
         if self._ledger is not None:
-            note = one_per_example(self._ledger(self.network, x, y), count).detach().to(values.dtype)
-            assert isinstance(self.network, _CalledOnce)
-            self.network.forget()
-        penalty = self._penalty(self._inner[0]) if self._penalty is not None else None
+            note = one_per_example(self._ledger(self._network, x, y), count).detach().to(values.dtype)
+            assert isinstance(self._network, _CalledOnce)
+            self._network.forget()
+        penalty = self._penalty(self._model) if self._penalty is not None else None
         return values, penalty, note
 
 

@@ -79,7 +79,7 @@ class Stepper:
         if len(x):
             try:
                 with self._precision(x.device):
-                    values, penalty, note = self._presentation.forward(x, y, len(x))
+                    values, penalty, note = self._presentation(x, y, len(x))
                 total = values.detach().sum(dtype=torch.float64).item()
             except Exception as error:  # noqa: BLE001 - the other processes must hear of it before it is raised
                 failed, total = failure(error, len(x), number), math.nan

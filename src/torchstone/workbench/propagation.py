@@ -132,11 +132,8 @@ def _forward(layers: tuple[LayerSignal, ...]) -> tuple[tuple[float, ...], tuple[
             weight, bias = following.weight_variance, following.bias_variance
             then = variance_map(layer.function, q, weight, bias)
             joint = correlation_map(layer.function, c, q, weight, bias) * q if not math.isnan(c) else math.nan
-        except (
-            SettingError,
-            NumericalError,
-            RuntimeError,
-        ):  # a variance of 0 or infinity, an activation on its own terms
+        # A variance of 0 or infinity, an activation on its own terms.
+        except (SettingError, NumericalError, RuntimeError):
             continue
         variances[i + 1] = then
         correlations[i + 1] = min(1.0, max(-1.0, joint / then)) if then > 0 else math.nan

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from torchstone.atlas import Claim, Evidence, Scale, Theme
+from torchstone.atlas import Claim, Erratum, Evidence, Scale, Theme
 from torchstone.atlas.claims.signal._normalised import Kind, batch, dense, move, slope
 from torchstone.details import Axis, Curve, Line, Table, numbers
 from torchstone.layers.normalisation import batch_norm, squared_gradient_norm
@@ -168,4 +168,12 @@ CLAIM = Claim(
     run=run,
     counterexample=counterexample,
     rows=("S10",),
+    errata=(
+        Erratum(
+            "E27",
+            stated="Batch normalisation computes eta (x - mu)/(sigma + eps) + beta, in images for each pixel",
+            correct="it computes gamma (x - mu)/sqrt(sigma^2 + eps) + beta, in images with one mu and sigma for each channel, "
+            "over examples and positions",
+        ),
+    ),
 )
