@@ -22,7 +22,7 @@ def seeded(seed: int) -> torch.Generator:
 
 def randomise(model: nn.Module, seed: int = 0, scale: float = 0.5) -> nn.Module:
     """Float64 weights from an explicit generator; BatchNorm gets statistics and weights that are not the defaults."""
-    model.double()
+    model.double().eval()
     generator = seeded(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -33,6 +33,21 @@ def randomise(model: nn.Module, seed: int = 0, scale: float = 0.5) -> nn.Module:
             if name.endswith("running_var"):
                 buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator, dtype=torch.float64))
     return model
+
+
+class Written(nn.Module):
+    """A network written as modules, shapes of parameters and a function of them and the input."""
+
+    def __init__(
+        self, function: Callable[..., Tensor], *modules: nn.Module, **shapes: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.function, self.inner = function, nn.ModuleList(modules)
+        for name, shape in shapes.items():
+            setattr(self, name, nn.Parameter(torch.zeros(shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
 
 
 class Tied(nn.Module):
@@ -124,6 +139,16 @@ class Case:
     specimen: Specimen
     model: nn.Module
     whole: tuple[Tensor, Tensor]
+
+
+@pytest.fixture(scope="session")
+def randomised() -> Callable[..., nn.Module]:
+    return randomise
+
+
+@pytest.fixture(scope="session")
+def written() -> Callable[..., nn.Module]:
+    return Written
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Norms and inner products of single examples' gradients against gradients one by one.
 
-Every layer rule is in `test_gauss_newton_trace.py`; here are compositions, pairs of splits, memory and refusals.
+Every layer rule is in `gauss_newton_trace/`; here are compositions, pairs of splits, memory and refusals.
 """
 
 from __future__ import annotations
