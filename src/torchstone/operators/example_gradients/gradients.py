@@ -102,7 +102,8 @@ class ExampleGradients:
 
     def activations(self) -> Tensor:
         """Activation rows of all stacked uses, (N, groups, T, width of v), or indices (N, 1, T)."""
-        return widened(torch.cat([part for part in self.rows if part is not None], dim=2))
+        parts = [part for part in self.rows if part is not None]
+        return widened(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
 
     def signal_rows(self, signals: Mapping[Node, Tensor]) -> Tensor:
         """Signal rows of all stacked uses, (N, groups, T, width of u)."""

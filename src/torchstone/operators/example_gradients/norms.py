@@ -65,12 +65,21 @@ class ExampleNorms:
             part = made.reshape(len(made), -1).square().sum(1, dtype=torch.float64)
         else:
             rows = self.gradients.signal_rows(signals)
-            if self._way == "lengths":
-                part = rows.square().sum((-1, -2), dtype=torch.float64)
-            else:
-                part = rows @ rows.mT
+            if self._way == "gram":
+                self._add_gram(rows, signs)
+                return
+            part = rows.square().sum((-1, -2), dtype=torch.float64)
         weighted = part * signs.to(part.dtype).reshape(-1, *(1,) * (part.ndim - 1))
         self._total = weighted if self._total is None else self._total.add_(weighted)
+
+    def _add_gram(self, rows: Float[Tensor, "n g t a"], signs: Float[Tensor, " n"]) -> None:
+        """Add sign U U^T, in place: the sums are larger than what is added up."""
+        signed = rows * signs.to(rows.dtype).reshape(-1, 1, 1, 1)
+        left, right = signed.flatten(0, 1), rows.flatten(0, 1).mT
+        if self._total is None:
+            self._total = (left @ right).unflatten(0, rows.shape[:2])
+        else:
+            self._total.flatten(0, 1).baddbmm_(left, right)
 
     @torch.no_grad()
     def result(self) -> Float[Tensor, " n"]:
@@ -81,7 +90,7 @@ class ExampleNorms:
             return total
         if self._way == "lengths":
             return (total * self._of_activations()).sum(-1)
-        return (total * self._of_activations()).flatten(1).sum(1, dtype=torch.float64)
+        return total.mul_(self._of_activations()).sum(-1).flatten(1).sum(1, dtype=torch.float64)
 
     def _of_activations(self) -> Tensor:
         """What all cotangents share: |v|^2 (N, groups), or V V^T (N, groups, T, T)."""

@@ -100,6 +100,6 @@ class Gradient(Quantity):
             (part.shape, part.dtype, part.device) for part in now
         ]:
             self._scratch = [torch.empty_like(part) for part in now]
-        torch._foreach_copy_(self._scratch, now)  # pyright: ignore[reportPrivateImportUsage]
-        torch._foreach_sub_(self._scratch, list(before))  # pyright: ignore[reportPrivateImportUsage]
+        for change, part, old in zip(self._scratch, now, before, strict=True):
+            torch.sub(part, old, out=change)
         return self._scratch
