@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchstone.errors import SettingError
-from torchstone.init.mean_field import fixed_point, gradient_factor
 from torchstone.instruments.measurement import measure
 from torchstone.instruments.trainability.gradient_flow import GradientFlow, Profile, judge
-from torchstone.objectives import Classification, Regression
+from torchstone.objectives import Classification
 from torchstone.reading import Level, Reading
 from torchstone.specimen import Specimen
 from torchstone.specimens.networks import residual_mlp
@@ -98,50 +96,6 @@ def test_removing_the_residual_connections_of_a_thirty_layer_net_moves_the_verdi
     assert "vanish" in removed.verdict.reason
 
 
-def test_a_random_tanh_network_decays_as_mean_field_theory_says() -> None:
-    """Fitted slope over 40 layers of width 600 against log chi, within 5%, averaged over 4 draws."""
-    width, weight_variance, bias_variance = 600, 1.2, 0.3
-    q = fixed_point(torch.tanh, weight_variance, bias_variance)
-    expected = math.log(gradient_factor(torch.tanh, q, weight_variance))
-    slopes = []
-    for seed in range(4):
-        generator = torch.Generator().manual_seed(seed)
-        layers: list[nn.Module] = []
-        for _ in range(40):
-            layers += [nn.Linear(width, width), nn.Tanh()]
-        model = nn.Sequential(*layers, nn.Linear(width, 1))
-        with torch.no_grad():
-            for layer in model.modules():
-                if isinstance(layer, nn.Linear):
-                    layer.weight.copy_(
-                        torch.randn(layer.weight.shape, generator=generator)
-                        * (weight_variance / width) ** 0.5
-                    )
-                    layer.bias.copy_(torch.randn(layer.bias.shape, generator=generator) * bias_variance**0.5)
-        x = math.sqrt(q) * torch.randn(8, width, generator=generator)
-        squared = backward_signals(Specimen(model, Regression(), (x, torch.ones(8, 1)))).layers
-        profile = Profile.of(list(squared)[:40], torch.stack(list(squared.values())[:40], dim=1))
-        assert profile is not None
-        slopes.append(profile.change / 39)
-    assert sum(slopes) / 4 == pytest.approx(expected, rel=0.05)
-
-
-def test_signals_against_plain_autograd_also_past_in_place_activations() -> None:
-    for activation in (nn.ReLU(), nn.ReLU(inplace=True)):
-        model = nn.Sequential(nn.Linear(64, 20), activation, nn.Linear(20, 10))
-        generator = torch.Generator().manual_seed(4)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 5)
-        x, y = data(9)
-        found = backward_signals(Specimen(model, Classification(), (x, y), batch_size=4)).layers
-        z = F.linear(x, model[0].weight, model[0].bias).detach().requires_grad_(True)  # pyright: ignore[reportArgumentType]
-        scores = model[2](torch.relu(z))
-        expected = torch.autograd.grad(F.cross_entropy(scores, y, reduction="sum"), z)[0].square().sum(1)
-        assert torch.allclose(found["0"], expected.double(), rtol=1e-5)
-        assert list(found) == ["0", "2"]
-
-
 def test_a_recurrent_network_that_forgets_is_found_through_its_time_steps() -> None:
     class Forgetful(nn.Module):
         def __init__(self) -> None:
@@ -164,72 +118,6 @@ def test_a_recurrent_network_that_forgets_is_found_through_its_time_steps() -> N
     assert reading.verdict.level is Level.POOR
     assert "100 time steps of lstm" in reading.headline
     assert (reading.value or 0) < -50
-
-
-def test_the_error_bar_is_that_of_the_mean_over_examples() -> None:
-    squared = torch.exp(torch.randn(50, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64))
-    profile = Profile.of(list("abcdef"), squared)
-    assert profile is not None
-    slopes = np.polyfit(np.arange(6), squared.log().numpy().T, 1)[0]
-    assert profile.change == pytest.approx(-5 * slopes.mean())
-    assert profile.standard_error == pytest.approx(5 * slopes.std(ddof=1) / math.sqrt(50))
-
-
-def test_examples_without_a_gradient_are_left_out_and_said() -> None:
-    squared = torch.ones(4, 3)
-    squared[0] = 0
-    profile = Profile.of(["a", "b", "c"], squared)
-    assert profile is not None
-    assert profile.zero == 0.25
-    assert profile.blocked == 0
-    assert Profile.of(["a"], torch.ones(4, 1)) is None
-    assert Profile.of(["a", "b"], torch.zeros(4, 2)) is None
-
-
-def test_each_line_goes_through_the_columns_that_have_a_gradient() -> None:
-    """Zeros after a sequence's end and at branches that start at zero are left out; positions stay what they are."""
-    generator = torch.Generator().manual_seed(8)
-    squared = torch.exp(torch.randn(30, 7, generator=generator, dtype=torch.float64))
-    squared[:, 3] = 0
-    squared[:10, 5:] = 0
-    profile = Profile.of(list("abcdefg"), squared)
-    assert profile is not None
-    changes = []
-    for row in squared.numpy():
-        used = np.flatnonzero(row)
-        changes.append(-np.polyfit(used, np.log(row[used]), 1)[0] * used[-1])
-    assert profile.change == pytest.approx(np.mean(changes))
-    assert profile.standard_error == pytest.approx(np.std(changes, ddof=1) / math.sqrt(30))
-    assert profile.skipped == ("d",)
-    assert profile.names == tuple("abcefg")
-    assert profile.means[3] == pytest.approx(float(squared[:, 4].log().mean()))
-    assert profile.means[5] == pytest.approx(float(squared[10:, 6].log().mean()))
-
-
-def test_gradients_that_are_exactly_zero_at_the_first_layer_have_vanished() -> None:
-    squared = torch.ones(10, 3)
-    squared[:4, :2] = 0
-    some = Profile.of(["a", "b", "c"], squared)
-    assert some is not None
-    assert (some.change, some.blocked) == (0.0, 0.4)
-    squared[:6, :2] = 0
-    most = Profile.of(["a", "b", "c"], squared)
-    assert most is not None
-    assert most.change == -math.inf
-    squared[:, :2] = 0
-    every = Profile.of(["a", "b", "c"], squared)
-    assert every is not None
-    assert (every.change, every.blocked, every.names) == (-math.inf, 1.0, ("c",))
-
-
-def test_gradients_that_overflow_explode() -> None:
-    squared = torch.ones(10, 3)
-    squared[:6, 0] = math.inf
-    squared[5, 0] = math.nan
-    profile = Profile.of(["a", "b", "c"], squared)
-    assert profile is not None
-    assert profile.change == math.inf
-    assert judge(profile.change).level is Level.POOR
 
 
 class Blocks(nn.Module):
@@ -283,48 +171,6 @@ def test_gradients_below_the_range_of_the_type_have_vanished() -> None:
     reading = flow(plain(1e-3))
     assert reading.value == -math.inf
     assert reading.verdict.level is Level.POOR
-
-
-@pytest.mark.parametrize("batch_first", [True, False])
-def test_the_last_state_of_a_recurrent_layer_counts_as_its_output(batch_first: bool) -> None:
-    class Last(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.into, self.gru, self.head = (
-                nn.Linear(4, 6),
-                nn.GRU(6, 8, batch_first=batch_first),
-                nn.Linear(8, 3),
-            )
-            generator = torch.Generator().manual_seed(9)
-            with torch.no_grad():
-                for parameter in self.parameters():
-                    parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
-
-        def forward(self, x: Tensor) -> Tensor:
-            hidden = self.into(x if batch_first else x.transpose(0, 1))
-            return self.head(self.gru(hidden)[1][0])
-
-    x = torch.randn(20, 5, 4, generator=torch.Generator().manual_seed(6))
-    specimen = Specimen(Last(), Classification(), (x, x[:, -1, :3].argmax(1)), batch_size=7)
-    found = backward_signals(specimen)
-    assert list(found.layers) == ["into", "gru", "head"]
-    assert all(bool((squared > 0).all()) for squared in found.layers.values())
-    assert found.steps["gru"].shape == (20, 5)
-    # The gradient at the recurrent layer's input is that at the output of the layer before it.
-    assert torch.allclose(found.steps["gru"].sum(1), found.layers["into"])
-
-
-def test_layers_that_the_loss_does_not_use_are_left_out() -> None:
-    class Idle(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.idle, self.first, self.head = nn.Linear(64, 2), nn.Linear(64, 8), nn.Linear(8, 10)
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.idle(x)
-            return self.head(self.first(x))
-
-    assert list(backward_signals(Specimen(Idle(), Classification(), data())).layers) == ["first", "head"]
 
 
 def test_a_sample_is_drawn_from_all_of_the_data() -> None:
