@@ -1,4 +1,4 @@
-"""Convolutions inside `EfficientConvolutions`: PyTorch's values and derivatives to any order, and never in a way."""
+"""Convolutions inside `EfficientDerivatives`: PyTorch's values and derivatives to any order, and never in a way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from torchstone.objectives import Regression
 from torchstone.operators import GaussNewton, Hessian, ParameterJacobian
-from torchstone.operators.convolutions import EfficientConvolutions
+from torchstone.operators.efficient_derivatives import EfficientDerivatives
 from torchstone.specimen import Specimen
 from torchstone.testing.dense import dense_gauss_newton, dense_hessian
 
@@ -39,7 +39,7 @@ CASES: list[tuple[Any, tuple[int, ...], tuple[int, ...], int | None, dict[str, A
 def test_values_and_derivatives_to_the_third_order(function, x, weight, bias, settings) -> None:
     tensors = [draw(*x), draw(*weight, seed=1), *([draw(bias, seed=2)] if bias else [])]
     leaves = [t.requires_grad_() for t in tensors]
-    with EfficientConvolutions(linear=False):
+    with EfficientDerivatives(linear=False):
         value = function(*leaves, **settings)
         assert value.grad_fn is not None
         assert "_Convolution" in value.grad_fn.name()
@@ -72,7 +72,7 @@ def test_along_the_gradient_alone(function, x, weight, bias, settings) -> None:
     if bias:
         leaves.append(draw(bias, seed=2).requires_grad_())
     pushed = []
-    for mode in (EfficientConvolutions(linear=True), EfficientConvolutions(linear=False)):
+    for mode in (EfficientDerivatives(linear=True), EfficientDerivatives(linear=False)):
         with mode:
             value = function(*leaves, **settings)
         u = torch.zeros_like(value, requires_grad=True)
@@ -100,7 +100,7 @@ def test_many_columns_at_once() -> None:
         draw(3, 2, 3, 3, seed=1).requires_grad_(),
         draw(3, seed=2).requires_grad_(),
     )
-    with EfficientConvolutions(linear=False):
+    with EfficientDerivatives(linear=False):
         value = torch.conv2d(torch.conv2d(x, weight, bias).tanh()[:, :2], weight, bias)
     gradient = torch.autograd.grad(value.square().sum(), [weight, bias], create_graph=True)
     V = [draw(4, *t.shape, seed=5) for t in (weight, bias)]
@@ -117,7 +117,7 @@ def test_what_it_leaves_to_pytorch() -> None:
     def name(value: Tensor) -> str:
         return value.grad_fn.name() if value.grad_fn is not None else ""
 
-    with EfficientConvolutions(linear=False):
+    with EfficientDerivatives(linear=False):
         assert "_Convolution" in name(nn.functional.conv2d(x, weight))
         assert "_Convolution" not in name(torch.conv2d(x[0], weight))  # not batched
         assert "_Convolution" not in name(torch.conv2d(x, weight, padding="same"))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from torchstone.batches import Batch
-from torchstone.operators.convolutions import EfficientConvolutions
 from torchstone.operators.double_backward import twice_differentiable
+from torchstone.operators.efficient_derivatives import EfficientDerivatives
 from torchstone.specimen import Specimen
 
 Graph = TypeVar("Graph")
@@ -136,7 +136,7 @@ class KeptGraphs(Generic[Graph]):
         return graph
 
     def _built(self, batch: Batch) -> Graph:
-        with EfficientConvolutions(self.linear):
+        with EfficientDerivatives(self.linear):
             return self._build(batch)
 
     def _weigh(self, batch: Batch) -> GraphWeight | None:

@@ -101,9 +101,9 @@ class ExampleGradients:
         return next(part.shape[1] for part in self.rows if part is not None)
 
     def activations(self) -> Tensor:
-        """Activation rows of all stacked uses, (N, groups, T, width of v), or indices (N, 1, T)."""
+        """Activation rows of all stacked uses, (N, groups, T, width of v), or indices (N, 1, T), without a graph."""
         parts = [part for part in self.rows if part is not None]
-        return widened(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
+        return widened(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).detach()
 
     def signal_rows(self, signals: Mapping[Node, Tensor]) -> Tensor:
         """Signal rows of all stacked uses, (N, groups, T, width of u)."""

@@ -210,5 +210,5 @@ class FactorsInTheMaking:
         activations = self.gradients.activations().transpose(0, 1)
         if self.biased:
             activations = torch.cat([activations, torch.ones_like(activations[..., :1])], dim=-1)
-        activations = activations.detach().contiguous()
+        activations = activations.contiguous()
         return Factors(self.sizes, self._signals, activations, indexed)

@@ -1,0 +1,49 @@
+"""Layers whose second derivatives cost no more than they must."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+
+from torchstone.operators.batch_normalisation import efficient_batch_norm
+from torchstone.operators.convolutions import efficient_convolution
+
+_WAYS = (efficient_convolution, efficient_batch_norm)
+
+
+class EfficientDerivatives(TorchFunctionMode):
+    """Inside, convolutions and batch normalisation leave graphs with second derivatives by formulas of their own.
+
+    Values and first derivatives are PyTorch's, bit by bit. On a ResNet-18 a Hessian product on kept graphs takes 2.0 gradients
+    in place of 2.6, and J v 0.7 in place of 1.6. What is under autocast, under `torch.func` or in forward mode stays
+    PyTorch's.
+
+    Args:
+        linear: The backward pass is differentiated in the gradient alone, as for J v = d(v^T J^T u)/du.
+    """
+
+    def __init__(self, linear: bool) -> None:
+        super().__init__()
+        self._linear = linear
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The call, by the first way that says the same."""
+        given = kwargs or {}
+        if not _under_transforms():
+            for way in _WAYS:
+                made = way(func, args, given, self._linear)
+                if made is not None:
+                    return made
+        return func(*args, **given)
+
+
+def _under_transforms() -> bool:
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled("cuda")
+    )
