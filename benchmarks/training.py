@@ -10,6 +10,7 @@ most 3% over a loop written by hand. On a GPU, where there is one, 256 networks.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -55,6 +56,7 @@ def sgd(parameters: list[Tensor]) -> torch.optim.Optimizer:
 
 
 EPOCHS = 4
+ALONE = "its matrix products alone"
 
 
 def by_hand(model: nn.Module, x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator) -> None:
@@ -89,6 +91,24 @@ def with_fit(model: nn.Module, x: Tensor, y: Tensor, batch_size: int, generator:
     fit(model, cross_entropy, x, y, optimizer=sgd, batch_size=batch_size, epochs=EPOCHS, generator=generator)
 
 
+def products_alone(members: int, batch_size: int, sizes: tuple[int, ...], steps: int) -> None:
+    """The batched matrix products of dense networks' updates and nothing else: what no training of them can undercut.
+
+    Each layer has one forward, one for the gradient of its weights and, but for the first, one for that of its inputs.
+    """
+    pairs = list(itertools.pairwise(sizes))
+    weights = [torch.randn(members, b, a, device=DEVICE) for a, b in pairs]
+    inputs = [torch.randn(members, batch_size, a, device=DEVICE) for a, _ in pairs]
+    slopes = [torch.randn(members, batch_size, b, device=DEVICE) for _, b in pairs]
+    for _ in range(steps):
+        for x, weight in zip(inputs, weights, strict=True):
+            torch.bmm(x, weight.mT)
+        for layer in reversed(range(len(pairs))):
+            torch.bmm(slopes[layer].mT, inputs[layer])
+            if layer:
+                torch.bmm(slopes[layer], weights[layer])
+
+
 def timed(function: Callable[[], object]) -> float:
     """Seconds of one call: of the processor on one thread, so that what else the machine does is left out, else by the clock."""
     clock = time.process_time if DEVICE == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
@@ -102,13 +122,19 @@ def timed(function: Callable[[], object]) -> float:
 
 
 def compare(
-    name: str, make: Callable[[torch.Generator], nn.Module], members: int, batch_size: int, rounds: int
+    name: str,
+    make: Callable[[torch.Generator], nn.Module],
+    members: int,
+    batch_size: int,
+    rounds: int,
+    sizes: tuple[int, ...] = (),
 ) -> list[str]:
     """Rows of the table for one kind of network; the loops train four of them a round, which is enough to time."""
     data = digits()
     x, y = (part.to(DEVICE) for part in data.train)
     models = [make(torch.Generator().manual_seed(k)).to(DEVICE) for k in range(members)]
     loops = {"loop with a DataLoader": with_loader, "loop by hand": by_hand, "loop of fit": with_fit}
+    steps = -(-len(x) // batch_size) * EPOCHS
 
     def together() -> object:
         return fit_many(
@@ -126,15 +152,17 @@ def compare(
         for k in range(min(4, members)):
             loop(make(torch.Generator().manual_seed(k)).to(DEVICE), x, y, batch_size, torch.Generator())
 
-    seconds: dict[str, list[float]] = {way: [] for way in ("fit_many", *loops)}
+    seconds: dict[str, list[float]] = {}
     for turn in range(rounds + 1):
         found = {"fit_many": timed(together) / members}
         found |= {
             way: timed(lambda loop=loop: in_turns(loop)) / min(4, members) for way, loop in loops.items()
         }
+        if sizes:
+            found[ALONE] = timed(lambda: products_alone(members, batch_size, sizes, steps)) / members
         if turn:  # the first warms up
             for way, value in found.items():
-                seconds[way].append(value)
+                seconds.setdefault(way, []).append(value)
     # The quickest round: what else runs on the machine only ever adds.
     best = {way: min(values) / EPOCHS for way, values in seconds.items()}
     return [
@@ -180,7 +208,9 @@ def main() -> None:
         *HEADER,
     ]
     if "mlp" in wanted:
-        lines += compare("dense 64-64-64-10, batch 32", dense, many or 32, 32, options.rounds)
+        lines += compare(
+            "dense 64-64-64-10, batch 32", dense, many or 32, 32, options.rounds, (64, 64, 64, 10)
+        )
     if "cnn" in wanted:
         lines += compare("small CNNs, batch 32", small_cnn, many or 64, 32, options.rounds)
     if "digits" in wanted:

@@ -159,6 +159,22 @@ def test_weights_of_another_optimizer_do_not_look_stuck() -> None:
     assert set(watcher.records[-1].layers["update_norm"]) == {"0.weight", "0.bias"}
 
 
+def test_tables_with_sparse_gradients_lose_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randint(20, (32, 5), generator=generator), torch.randint(3, (32,), generator=generator)
+    model = nn.Sequential(nn.EmbeddingBag(20, 4, sparse=True), nn.Linear(4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    names = ("gradient", "noise", "step")
+    with watch(model, optimizer, (x, y), every=1, quantities=names, show=False) as watcher:
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            watcher.step(loss)
+    assert {"gradient_norm", "noise_scale", "alpha"} <= set(watcher.records[-1].values)
+
+
 def test_an_optimizer_of_another_model_is_told() -> None:
     optimizer = torch.optim.SGD(network().parameters(), lr=0.1)
     with (

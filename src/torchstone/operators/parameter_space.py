@@ -106,9 +106,8 @@ class ParameterSpace:
     def flatten(
         self, tensors: Sequence[Tensor], dtype: torch.dtype = torch.float64
     ) -> Float[Tensor, " size"]:
-        """One tensor a parameter, of its shape, as one vector. Sparse gradients become dense."""
-        parts = [(part.to_dense() if part.is_sparse else part).reshape(-1).to(dtype) for part in tensors]
-        return torch.cat(parts)
+        """One tensor a parameter, of its shape, as one vector."""
+        return torch.cat([part.reshape(-1).to(dtype) for part in tensors])
 
     def unflatten(self, vector: Float[Tensor, " size"]) -> tuple[Tensor, ...]:
         """One tensor a parameter, of its shape and type."""
@@ -120,7 +119,7 @@ class ParameterSpace:
         """One tensor a parameter, (k, *shape), as k columns of this space's type, which holds each exactly."""
         rows = torch.empty(tensors[0].shape[0], self.size, dtype=self.dtype, device=self.device)
         for part, place in zip(tensors, rows.split(list(self.sizes), dim=1), strict=True):
-            place.copy_((part.to_dense() if part.is_sparse else part).reshape(place.shape))
+            place.copy_(part.reshape(place.shape))
         return rows.T
 
     def unflatten_columns(self, X: Float[Tensor, "size k"]) -> tuple[Float[Tensor, "k ..."], ...]:

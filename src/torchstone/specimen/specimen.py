@@ -174,7 +174,8 @@ class Specimen:
     def grad(self, value: Any, inputs: Any, batch: Batch, **options: Any) -> tuple[Tensor, ...]:
         """`torch.autograd.grad` of values over a batch, counted as one backward pass.
 
-        Unused inputs give zeros, or None where `options` say `materialize_grads=False`.
+        Unused inputs give zeros, or None where `options` say `materialize_grads=False`. Sparse gradients, of embeddings, are
+        made dense.
 
         Raises:
             SpecimenError: The network overwrote in place what the derivative needs.
@@ -186,7 +187,10 @@ class Specimen:
                 torch.zeros_like(one) for one in ((inputs,) if isinstance(inputs, Tensor) else inputs)
             )
         with telling_overwriting():
-            return torch.autograd.grad(value, inputs, **{"materialize_grads": True, **options})
+            found: tuple[Any, ...] = torch.autograd.grad(
+                value, inputs, **{"materialize_grads": True, **options}
+            )
+        return tuple(one.to_dense() if one is not None and one.is_sparse else one for one in found)
 
     def sum_over(self, function: Callable[[Batch], Any], split: str = "train") -> Any:
         """Sum of `function(batch)` over the batches of a split, accumulated in float64.
