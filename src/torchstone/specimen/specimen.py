@@ -187,10 +187,8 @@ class Specimen:
                 torch.zeros_like(one) for one in ((inputs,) if isinstance(inputs, Tensor) else inputs)
             )
         with telling_overwriting():
-            found: tuple[Any, ...] = torch.autograd.grad(
-                value, inputs, **{"materialize_grads": True, **options}
-            )
-        return tuple(one.to_dense() if one is not None and one.is_sparse else one for one in found)
+            found = torch.autograd.grad(value, inputs, **{"materialize_grads": True, **options})
+        return tuple(map(_dense, found))
 
     def sum_over(self, function: Callable[[Batch], Any], split: str = "train") -> Any:
         """Sum of `function(batch)` over the batches of a split, accumulated in float64.
@@ -391,3 +389,7 @@ class Specimen:
 
 def _parts(total: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (total,) if isinstance(total, Tensor) else total
+
+
+def _dense(gradient: Any) -> Any:
+    return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
