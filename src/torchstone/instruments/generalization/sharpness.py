@@ -42,7 +42,7 @@ class Sharpness:
 
     Cost: about 100 gradients and 80 forward passes over `examples` examples, and the eigenvalue (shared with
     stability_edge). Bias: worst cases err downwards, because a search finds them; averages are unbiased.
-    Source: Kwon et al. 2021, definition 1; Foret et al. 2021; Keskar et al. 2017, metric 2.1; Neyshabur et al. 2017; scale
+    Source: Kwon et al. 2021, definitions 1 and 2; Foret et al. 2021; Keskar et al. 2017, metric 2.1; Neyshabur et al. 2017; scale
     dependence: Dinh et al. 2017.
     """
 
@@ -54,7 +54,7 @@ class Sharpness:
         cost=CostClass.MINUTES,
         needs=(Need.TRAIN, Need.PARAMETERS),
         unit="loss",
-        source="Kwon et al. 2021, definition 1; Foret et al. 2021; Keskar et al. 2017, metric 2.1; Dinh et al. 2017",
+        source="Kwon et al. 2021, definitions 1 and 2; Foret et al. 2021; Keskar et al. 2017, metric 2.1; Dinh et al. 2017",
     )
     relative_radius: float = 0.5
     """Radius of the ball of relative changes; Kwon et al.'s choice for CIFAR-10."""

@@ -5,7 +5,7 @@ r"""Sharpness as the largest rise of the risk in a ball of weights, plain or rel
 
 The plain one changes when two layers of a ReLU network are rescaled by (c, 1/c), which leaves its outputs alone; the
 adaptive one does not, because |theta| u is rescaled along with theta.
-Source: Foret, Kleiner, Mobahi & Neyshabur 2021, section 2; Kwon, Kim, Park & Choi 2021, definition 1 and equation (5), with
+Source: Foret, Kleiner, Mobahi & Neyshabur 2021, section 2; Kwon, Kim, Park & Choi 2021, definitions 1 and 2 and equation (5), with
 no constant added to |theta|, so that the invariance is exact; Dinh, Pascanu, Bengio & Bengio 2017, section 4.
 """
 
