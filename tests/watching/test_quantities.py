@@ -65,6 +65,22 @@ def bench_of(model: nn.Module, batch_size: int | None = None) -> Workbench:
     return found
 
 
+def test_updates_take_the_memory_of_what_was_before_unless_others_need_it() -> None:
+    now = state(network())
+    assert now.before is not None
+    before = now.before
+    expected = [p.detach() - b for p, b in zip(now.parameters, before, strict=True)]
+    copies = [b.clone() for b in before]
+    for found in (now.take_updates(), now.take_updates()):
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, copies, strict=True))
+    now.shared = False
+    found = now.take_updates()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert now.before is None
+    assert [a.data_ptr() for a in found] == [b.data_ptr() for b in before]
+
+
 def test_gradient_and_update_norms() -> None:
     model = network()
     now = state(model)

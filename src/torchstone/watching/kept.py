@@ -28,6 +28,8 @@ class Kept:
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         self.model, self.optimizer = model, optimizer
         self.names: tuple[str, ...] = ()
+        self._places: list[tuple[nn.Module, str]] = []
+        self._held: list[tuple[int, bool]] = []
         self.parameters: tuple[nn.Parameter, ...] = ()
         self.weights: Mapping[str, Weight] = {}
         self.before: tuple[Tensor, ...] | None = None
@@ -37,8 +39,13 @@ class Kept:
 
     def find(self) -> None:
         """Look for the trainable parameters anew."""
-        named = self._found()
+        self._held = self._holding()
+        held = {one for one, trained in self._held if trained}
+        named = {name: p for name, p in self.model.named_parameters() if id(p) in held}
         self.names, self.parameters = tuple(named), tuple(named.values())
+        self._places = [
+            (self.model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in named
+        ]
         self.weights = {
             name: Weight(ROUNDING.get(str(p.dtype), ROUNDING["torch.float32"]), p.numel(), p.ndim >= 2)
             for name, p in named.items()
@@ -46,16 +53,18 @@ class Kept:
 
     @property
     def changed(self) -> bool:
-        """Whether the trainable parameters are other ones than were found."""
-        now = tuple(self._found().values())
-        return len(now) != len(self.parameters) or any(
-            a is not b for a, b in zip(now, self.parameters, strict=True)
+        """Whether the trainable parameters are other ones than were found.
+
+        Asked at every step, so it looks at what the optimiser holds and where that was found, not through the model.
+        """
+        places = zip(self._places, self.parameters, strict=True)
+        return self._held != self._holding() or any(
+            module._parameters.get(name) is not parameter for (module, name), parameter in places
         )
 
-    def _found(self) -> dict[str, nn.Parameter]:
-        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        named = self.model.named_parameters()
-        return {name: p for name, p in named if p.requires_grad and id(p) in held}
+    def _holding(self) -> list[tuple[int, bool]]:
+        groups = self.optimizer.param_groups
+        return [(id(parameter), parameter.requires_grad) for group in groups for parameter in group["params"]]
 
     def keep(self) -> bool:
         """Right before the optimiser's step; nothing waits for a device.

@@ -33,6 +33,9 @@ class Progress:
         largest_gradient: Of all records.
         lr: The latest learning rate.
         largest_lr: Of all records.
+        head: Median of the first losses; NaN while there are too few of them and of the latest.
+        tail: Median of the latest losses; NaN while there are too few.
+        now: Median of the latest 5; infinite while there are too few.
     """
 
     first: list[float] = field(default_factory=list)
@@ -45,6 +48,9 @@ class Progress:
     largest_gradient: float = 0.0
     lr: float = 0.0
     largest_lr: float = 0.0
+    head: float = math.nan
+    tail: float = math.nan
+    now: float = math.inf
     count: int = 0
 
     def add(self, record: Record) -> None:
@@ -61,19 +67,13 @@ class Progress:
         self.last.append(values["loss"])
         if len(self.first) < WINDOW and math.isfinite(values["loss"]):
             self.first.append(values["loss"])
-        if (middle := self._latest(WINDOW)) < self.lowest:
+        middle, self.now = self._latest(WINDOW), self._latest(_SHORT)
+        if middle < self.lowest:
             self.lowest, self.lowest_at, self.best = middle, self.count, self._window()
-        self.lowest_short = min(self.lowest_short, self._latest(_SHORT))
-
-    @property
-    def head(self) -> float:
-        """Median of the first losses; NaN while there are too few of them and of the latest."""
-        return statistics.median(self.first) if self.count >= 2 * WINDOW and self.first else math.nan
-
-    @property
-    def tail(self) -> float:
-        """Median of the latest losses; NaN while there are too few."""
-        return _finite_or_nan(self._latest(WINDOW)) if self.count >= 2 * WINDOW else math.nan
+        self.lowest_short = min(self.lowest_short, self.now)
+        if self.count >= 2 * WINDOW:
+            self.head = statistics.median(self.first) if self.first else math.nan
+            self.tail = middle if math.isfinite(middle) else math.nan
 
     @property
     def falling(self) -> bool:
@@ -88,8 +88,7 @@ class Progress:
         if not math.isfinite(self.last[-1]):
             return True
         base = min(self.first[0], self.lowest_short)
-        now = self._latest(_SHORT)
-        return math.isfinite(now) and now - base > _RISE * abs(self.first[0])
+        return math.isfinite(self.now) and self.now - base > _RISE * abs(self.first[0])
 
     @property
     def has_risen(self) -> bool:
@@ -118,6 +117,8 @@ class Progress:
         """Whether the loss stays above half of its start while the gradient has fallen to a thousandth of its largest."""
         if self.count < 3 * WINDOW or len(self.gradients) < WINDOW or not self.first:
             return False
+        if not min(self.gradients) < 1e-3 * self.largest_gradient:  # nor is their median
+            return False
         early, late = _median(list(self.last)[:-WINDOW]), _median(list(self.last)[-WINDOW:])
         small = _median(self.gradients) < 1e-3 * self.largest_gradient
         return small and late > 0.5 * self.first[0] and abs(early - late) < 1e-3 * abs(early)
@@ -135,10 +136,6 @@ class Progress:
 def _median(losses: Sequence[float]) -> float:
     """Losses that are not numbers count as infinite."""
     return statistics.median(math.inf if math.isnan(loss) else loss for loss in losses)
-
-
-def _finite_or_nan(value: float) -> float:
-    return value if math.isfinite(value) else math.nan
 
 
 def _above(losses: Sequence[float], others: Sequence[float]) -> bool:

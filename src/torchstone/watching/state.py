@@ -30,9 +30,10 @@ class State:
         parameters: The parameters, after the step.
         gradient_norms: Of each parameter's gradient as the optimiser saw it, unscaled; `NO_GRADIENT` where it had none; None where
             it took no step.
-        before: The parameters before the step; None likewise.
+        before: The parameters before the step; None likewise, and after `take_updates` where nothing else needs them.
         optimizer: The optimiser.
         bench: The probe, or None; its model is the one that trains.
+        shared: Whether more than one quantity needs `before`.
     """
 
     step: int
@@ -43,6 +44,17 @@ class State:
     before: tuple[Tensor, ...] | None
     optimizer: Optimizer
     bench: Workbench | None
+    shared: bool = True
+
+    @torch.no_grad()
+    def take_updates(self) -> list[Tensor]:
+        """W' - w of every parameter, in the memory of `before` unless that is shared: new memory costs as much as the sum."""
+        assert self.before is not None
+        pairs = list(zip(self.parameters, self.before, strict=True))
+        if self.shared:
+            return [after - before for after, before in pairs]
+        self.before = None
+        return [torch.sub(after, before, out=before) for after, before in pairs]
 
     @cached_property
     def weight_norms(self) -> list[float]:

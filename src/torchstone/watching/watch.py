@@ -22,8 +22,9 @@ from torchstone.watching.alerts import Alerts
 from torchstone.watching.closure import after_closure
 from torchstone.watching.kept import Kept
 from torchstone.watching.loggers.base import Logger
+from torchstone.watching.mean_loss import MeanLoss
 from torchstone.watching.probe import EXAMPLES, probe
-from torchstone.watching.quantities import ALL, CHEAP, Quantity, choose
+from torchstone.watching.quantities import Quantity, chosen_quantities
 from torchstone.watching.record import Alert, Header, Record
 from torchstone.watching.rest import at_rest
 from torchstone.watching.schedule import Every, Schedule
@@ -77,7 +78,8 @@ class Watch:
         self._data = data
         self._bench = probe(data, self.model, optimizer, *self._probe_arguments)
         self._probed = self._kept.parameters
-        self.schedule = Schedule(self._chosen(quantities), every, budget, resumed)
+        chosen = chosen_quantities(quantities, self.model, probed=self._bench is not None)
+        self.schedule = Schedule(chosen, every, budget, resumed)
         self._alerts = Alerts()
         self._not_applicable: dict[str, int] = {}
         self._left_out: dict[str, str] = {}
@@ -93,24 +95,8 @@ class Watch:
         self._step = self._resumed = resumed
         self._stepped, self._idle = False, 0
         self._due: list[Quantity] = []
-        self._loss_sum: Tensor | float = 0.0
-        self._loss_count = 0
+        self._loss = MeanLoss()
         self._started = self._spent = self._kept_seconds = 0.0
-
-    def _chosen(self, quantities: str | Sequence[str | Quantity] | None) -> list[Quantity]:
-        default = ALL if self._bench is not None else (*CHEAP, "stable_rank")
-        asked = default if quantities is None else quantities
-        asked = (asked,) if isinstance(asked, str) else tuple(asked)
-        chosen: list[Quantity] = []
-        for one in asked:
-            chosen += [one] if isinstance(one, Quantity) else choose(one, self.model)
-        if self._bench is None and (missing := [one.key for one in chosen if one.of_probe]):
-            if quantities is None or isinstance(quantities, str):
-                return [one for one in chosen if not one.of_probe]
-            raise SettingError(
-                f"{missing[0]} needs data to measure on", "none", "Pass a Specimen or a batch to watch()."
-            )
-        return chosen
 
     # -- the training loop calls these -----------------------------------------------------------------------------
 
@@ -159,8 +145,8 @@ class Watch:
                 return
             began = time.perf_counter()
             self._step += 1
-            if loss is not None:
-                self._add(loss)
+            if loss is not None and (wrong := self._loss.add(loss)) is not None:
+                self._telling.say_once("loss", wrong)
             due = self._due if self._stepped else self._upcoming(self._step)
             # A GradScaler leaves out the steps whose gradients overflowed, at first several in a row.
             self._idle = 0 if self._stepped else self._idle + 1
@@ -247,7 +233,7 @@ class Watch:
         layers: dict[str, dict[str, float]] = {}
         found: list[Alert] = []
         asked: list[str] = []
-        state = self._state(any(quantity.of_probe for quantity in due))
+        state = self._state(due)
         for quantity in due:
             if quantity.of_step and state.before is None:
                 continue
@@ -269,7 +255,7 @@ class Watch:
             self.schedule.note(quantity, self._step, seconds)
         if not values:
             return
-        self._loss_sum, self._loss_count = 0.0, 0
+        self._loss = MeanLoss()
         record = Record(self._step, round(time.perf_counter() - self._started, 4), values, layers)
         kept = record if self._thinning.keeps_layers() else replace(record, layers={})
         self.records.append(kept)
@@ -288,18 +274,19 @@ class Watch:
             return at_rest(alert, self._bench)
         return alert
 
-    def _state(self, probed: bool) -> State:
+    def _state(self, due: list[Quantity]) -> State:
         """What quantities look at; the probe is made anew where the parameters are others than it was made with."""
         kept = self._kept
-        if probed and self._data is not None:
+        if self._data is not None and any(quantity.of_probe for quantity in due):
             if kept.changed:  # since the step: what was kept of it is of other parameters
                 kept.find()
                 kept.forget()
             if self._probed is not kept.parameters:
                 self._bench, self._probed = self._new_probe(), kept.parameters
         before = kept.before if self._stepped else None
-        whole = (self._step, self._mean_loss(), kept.names, kept.parameters, kept.gradient_norms, before)
-        return State(*whole, self.optimizer, self._bench)
+        whole = (self._step, self._loss.value(), kept.names, kept.parameters, kept.gradient_norms, before)
+        shared = sum(quantity.of_step for quantity in due) > 1
+        return State(*whole, self.optimizer, self._bench, shared)
 
     def _new_probe(self) -> Workbench | None:
         try:
@@ -310,20 +297,6 @@ class Watch:
                 f"nothing is measured on the probe until the parameters change again: {in_words(error)}",
             )
             return None
-
-    def _add(self, loss: Tensor | float) -> None:
-        """Added up where it lies, so that nothing waits for the device."""
-        try:
-            self._loss_sum = self._loss_sum + _number(loss)
-            self._loss_count += 1
-        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-            self._telling.say_once(
-                "loss",
-                f"step() takes the loss as a number or a tensor and leaves this one out: {in_words(error)}",
-            )
-
-    def _mean_loss(self) -> float | None:
-        return float(self._loss_sum) / self._loss_count if self._loss_count else None
 
     def _wait(self) -> None:
         """Count what a device still works on to the quantity that asked for it."""
@@ -382,10 +355,6 @@ def watch(model: nn.Module, optimizer: Optimizer, data: Any = None, **options: A
         TorchstoneError: A probe that cannot be measured on.
     """
     return Watch(model, optimizer, data, **options)
-
-
-def _number(loss: Tensor | float) -> Tensor | float:
-    return loss.detach().float().mean() if isinstance(loss, Tensor) and not loss.is_complex() else float(loss)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

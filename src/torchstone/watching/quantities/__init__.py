@@ -1,7 +1,7 @@
 """What is watched: one file a quantity; any instrument can be watched as well."""
 
 from torchstone.watching.quantities.base import Quantity
-from torchstone.watching.quantities.choosing import ALL, CHEAP, INSTRUMENTS, OWN, choose
+from torchstone.watching.quantities.choosing import ALL, CHEAP, INSTRUMENTS, OWN, choose, chosen_quantities
 from torchstone.watching.quantities.noise import GradientNoise, gradient_noise
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "GradientNoise",
     "Quantity",
     "choose",
+    "chosen_quantities",
     "gradient_noise",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from torchstone.errors import SettingError
@@ -19,6 +21,33 @@ CHEAP = ("loss", "gradient", "balance")
 OWN = (*CHEAP, "stable_rank", "noise", "step", "forgetting", "stopping")
 INSTRUMENTS = ("stability_edge", "activation_health", "effective_rank")
 ALL = (*OWN, *INSTRUMENTS)
+
+
+def chosen_quantities(
+    asked: str | Sequence[str | Quantity] | None, model: nn.Module, *, probed: bool
+) -> list[Quantity]:
+    """What a watcher of a model watches.
+
+    Args:
+        asked: Names, or quantities; None for all that can be watched.
+        model: The model.
+        probed: Whether there is data to measure on.
+
+    Raises:
+        SettingError: An unknown name, or a quantity that needs data where there is none.
+    """
+    wanted = asked if asked is not None else ALL if probed else (*CHEAP, "stable_rank")
+    chosen: list[Quantity] = []
+    for one in (wanted,) if isinstance(wanted, str) else wanted:
+        chosen += [one] if isinstance(one, Quantity) else choose(one, model)
+    missing = [] if probed else [one.key for one in chosen if one.of_probe]
+    if not missing:
+        return chosen
+    if asked is None or isinstance(asked, str):
+        return [one for one in chosen if not one.of_probe]
+    raise SettingError(
+        f"{missing[0]} needs data to measure on", "none", "Pass a Specimen or a batch to watch()."
+    )
 
 
 def choose(names: str | tuple[str, ...], model: nn.Module) -> list[Quantity]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
-
-import torch
-from torch import Tensor
 
 from torchstone.errors import NotApplicableError
 from torchstone.watching.quantities.base import Quantity
@@ -56,9 +53,6 @@ class Gradient(Quantity):
     cost = 0.3
     of_step = True
 
-    def __init__(self) -> None:
-        self._scratch: list[Tensor] = []
-
     def measure(self, state: State) -> Measured:
         """One fused pass over gradients, parameters and updates."""
         assert state.gradient_norms is not None
@@ -68,7 +62,7 @@ class Gradient(Quantity):
         used = [i for i, norm in enumerate(state.gradient_norms) if norm != NO_GRADIENT]
         gradient_norms = [state.gradient_norms[i] for i in used]
         weights = state.weight_norms
-        changes = self._changes(state.before, state.parameters)
+        changes = state.take_updates()
         updates = norms(changes)
         ratios = [u / w if w > 0 else math.nan for u, w in zip(updates, weights, strict=True)]
         whole = lambda parts: math.sqrt(math.fsum(part * part for part in parts))
@@ -92,14 +86,3 @@ class Gradient(Quantity):
         if moved:
             values["moved"], layers["moved"] = min(moved.values()), moved
         return Measured(values, layers)
-
-    def _changes(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
-        """W' - w in memory that is kept, because making it anew at every step costs as much as the subtraction."""
-        now = [parameter.detach() for parameter in after]
-        if [(part.shape, part.dtype, part.device) for part in self._scratch] != [
-            (part.shape, part.dtype, part.device) for part in now
-        ]:
-            self._scratch = [torch.empty_like(part) for part in now]
-        for change, part, old in zip(self._scratch, now, before, strict=True):
-            torch.sub(part, old, out=change)
-        return self._scratch

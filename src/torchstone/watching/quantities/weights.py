@@ -122,7 +122,5 @@ def homogeneous_pairs(model: nn.Module) -> list[tuple[str, _Layer, _Layer]]:
 
 
 def _square(layer: nn.Module, norms: Mapping[nn.Parameter, float], bias: bool) -> float:
-    parameters = layer.named_parameters(recurse=False)
-    return math.fsum(
-        norms.get(parameter, 0.0) ** 2 for name, parameter in parameters if bias or name != "bias"
-    )
+    own = layer._parameters.items()  # at every step; named_parameters() takes ten times as long
+    return math.fsum(norms.get(p, 0.0) ** 2 for name, p in own if p is not None and (bias or name != "bias"))
