@@ -106,4 +106,8 @@ def stacked_norms(tensors: Sequence[Tensor]) -> Tensor:
     """The norms of at least one tensor as a vector where they lie, so that nothing waits for a device."""
     dense = [one.coalesce().values() if one.is_sparse else one for one in tensors]
     wide = [one.float() if one.dtype in HALF else one for one in dense]
+    real = not any(one.is_complex() or one.device.type != "cpu" for one in wide)
+    if real and all(one.is_contiguous() and one.dtype == wide[0].dtype for one in wide):
+        # PyTorch's norms use one thread on the CPU, its dot products all of them.
+        return torch.stack([torch.dot(one.view(-1), one.view(-1)) for one in wide]).sqrt_()
     return torch.stack(torch._foreach_norm(wide))  # pyright: ignore[reportPrivateImportUsage]
