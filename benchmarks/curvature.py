@@ -257,7 +257,7 @@ def product(problem: Problem, runs: int) -> list[str]:
     return compare("Hessian product (over one gradient)", gradient, ways, runs)
 
 
-PARTS = {"product": (product, 5), "trace": (trace, 3), "eigenpairs": (eigenpairs, 3)}
+PARTS = {"product": (product, 5), "trace": (trace, 6), "eigenpairs": (eigenpairs, 3)}
 
 
 def main() -> None:

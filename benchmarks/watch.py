@@ -1,6 +1,6 @@
 """What watching costs: the same training steps bare, watched within a budget, and watched at every step.
 
-    python benchmarks/watch.py [mlp] [2c2d] [3c3d] [resnet] [--steps 200] [--write]
+    python benchmarks/watch.py [mlp] [2c2d] [3c3d] [resnet] [--steps 50] [--rounds 20] [--write]
 
 The networks are those of DeepOBS that cockpit's own benchmark uses, on random data of the same shapes. Goals: 1.10 with
 every="auto", 1.5 with the cheap quantities at every step. Cockpit 1.0.2's economy configuration at every step took 5.7 times
@@ -28,8 +28,8 @@ from torchstone.watching import TrainingWarning
 RESULTS = Path(__file__).parent / "results" / "watch.md"
 BATCH = 128
 HEADER = [
-    "| network | parameters | bare ms a step | every=auto | every step, cheap | records with auto |",
-    "|---|---|---|---|---|---|",
+    "| network | parameters | bare ms a step | bare again | every=auto | every step, cheap | records with auto |",
+    "|---|---|---|---|---|---|---|",
 ]
 
 
@@ -122,31 +122,30 @@ def seconds(loop: Loop, steps: int, watcher: Any = None) -> float:
     return time.perf_counter() - start
 
 
-def measure(name: str, steps: int, rounds: int = 3) -> str:
-    """Bare and watched, in turns."""
-    bare, auto, cheap = Loop(name), Loop(name), Loop(name)
-    parameters = sum(p.numel() for p in bare.model.parameters())
-    for loop in (bare, auto, cheap):
+def measure(name: str, steps: int, rounds: int) -> str:
+    """Bare, watched, and bare again as a control, in short turns whose order changes."""
+    kinds = ("bare", "again", "auto", "cheap")
+    loops = {kind: Loop(name) for kind in kinds}
+    parameters = sum(p.numel() for p in loops["bare"].model.parameters())
+    for loop in loops.values():
         seconds(loop, 3)
-    times: dict[str, list[float]] = {"bare": [], "auto": [], "cheap": []}
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
     with (
-        auto.watched(show=False) as by_budget,
-        cheap.watched(quantities="cheap", every=1, show=False) as at_each,
+        loops["auto"].watched(show=False) as by_budget,
+        loops["cheap"].watched(quantities="cheap", every=1, show=False) as at_each,
     ):
-        for _ in range(rounds):
-            times["bare"].append(seconds(bare, steps))
-            times["auto"].append(in_turn(auto, steps, by_budget))
-            times["cheap"].append(seconds(cheap, steps, at_each))
+        watchers = {"auto": by_budget, "cheap": at_each}
+        for turn in range(rounds):
+            for kind in (*kinds[turn % 4 :], *kinds[: turn % 4]):
+                times[kind].append(in_turn(loops[kind], steps, watchers.get(kind)))
         records = len(by_budget.records)
-    middle = {kind: statistics.median(found) for kind, found in times.items()}
-    # The budget evens out over the run, so that auto is the sum over all rounds.
-    ratio = sum(times["auto"]) / sum(times["bare"])
+    # The budget evens out over the run, so that the sums over all turns are compared.
+    ratios = [sum(times[kind]) / sum(times["bare"]) for kind in kinds[1:]]
     cells = (
         name,
         f"{parameters:,}",
-        f"{1000 * middle['bare'] / steps:.1f}",
-        f"{ratio:.2f}x",
-        f"{middle['cheap'] / middle['bare']:.2f}x",
+        f"{1000 * statistics.median(times['bare']) / steps:.1f}",
+        *(f"{ratio:.2f}x" for ratio in ratios),
         f"{records} of {rounds * steps}",
     )
     return "| " + " | ".join(cells) + " |"
@@ -154,6 +153,8 @@ def measure(name: str, steps: int, rounds: int = 3) -> str:
 
 def in_turn(loop: Loop, steps: int, watcher: Any) -> float:
     """As `seconds`; the watcher's clock stands still while the other loops run."""
+    if watcher is None:
+        return seconds(loop, steps)
     now = time.perf_counter()
     if hasattr(watcher, "paused_at"):
         watcher._started += now - watcher.paused_at
@@ -167,15 +168,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("networks", nargs="*", default=list(NETWORKS))
-    parser.add_argument("--steps", type=int, default=200, help="steps a round; three rounds")
+    parser.add_argument("--steps", type=int, default=50, help="steps a turn")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of each kind")
     parser.add_argument("--write", action="store_true", help="write the table to benchmarks/results/")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", TrainingWarning)
-    about = f"batches of {BATCH}, 3 rounds of {arguments.steps} steps, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+    about = f"batches of {BATCH}, {arguments.rounds} turns of {arguments.steps} steps, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
     print(about, *HEADER, sep="\n", flush=True)
     rows = []
     for name in arguments.networks:
-        rows.append(measure(name, arguments.steps))
+        rows.append(measure(name, arguments.steps, arguments.rounds))
         print(rows[-1], flush=True)
     if arguments.write:
         RESULTS.parent.mkdir(exist_ok=True)

@@ -84,6 +84,11 @@ def test_json_is_a_list_of_entries_with_ids():
             "test_index.py::test_absent",
             "test tests/atlas/test_index.py::test_absent does not exist",
         ),
+        (
+            "test_index.py",
+            "claims/signal/test_weight_norm_gradient.py::TestWeight",  # TestWeightNormGradient is another class
+            "test tests/atlas/claims/signal/test_weight_norm_gradient.py::TestWeight does not exist",
+        ),
         ("README.md", "docs/nothing.md", "page docs/nothing.md does not exist"),
     ],
 )

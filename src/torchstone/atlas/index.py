@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import re
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
@@ -169,4 +170,4 @@ def _has_test(root: Path, test: str) -> bool:
     if not (root / path).is_file():
         return False
     source = (root / path).read_text("utf-8")
-    return all(f"def {name}(" in source or f"class {name}" in source for name in names)
+    return all(re.search(rf"^\s*(def|class) {re.escape(name)}\b", source, re.MULTILINE) for name in names)

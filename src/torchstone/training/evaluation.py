@@ -15,9 +15,16 @@ PerExample = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """From a network, inputs (N, ...) and targets (N, ...) to one number per example, shape (N,)."""
 
 
+FEW, MANY = 16, 256
+"""Of many rows with few numbers PyTorch's softmax takes each number by itself; of columns it takes a register's width at once."""
+
+
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """-log softmax(model(x))_y for class indices y (N,), in nats, shape (N,)."""
-    return functional.cross_entropy(model(x), y, reduction="none")
+    outputs = model(x)
+    if outputs.ndim == 2 and y.ndim == 1 and outputs.shape[1] < FEW and len(outputs) >= MANY:
+        return functional.cross_entropy(outputs.mT[None], y[None], reduction="none")[0]
+    return functional.cross_entropy(outputs, y, reduction="none")
 
 
 def squared_error(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -66,10 +66,11 @@ class MemberSteps:
 
     def step(self) -> None:
         """One update of every member from the gradients of the stacked parameters."""
+        if self._factors is None and self._decay is None:
+            take_step(self.optimizer)
+            return
         moved = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        before: list[Tensor] = []
-        if self._factors is not None or self._decay is not None:
-            before = [p.detach().clone() for p in moved]
+        before = [p.detach().clone() for p in moved]
         if self._decay is not None and not self._decoupled:
             for p in moved:
                 assert p.grad is not None
@@ -77,7 +78,7 @@ class MemberSteps:
         rates = {id(p): float(group["lr"]) for group in self.optimizer.param_groups for p in group["params"]}
         take_step(self.optimizer)
         with torch.no_grad():
-            for p, old in zip(moved, before, strict=False):
+            for p, old in zip(moved, before, strict=True):
                 if self._decay is not None and self._decoupled:
                     p.addcmul_(old, _spread(self._decay, p), value=-rates[id(p)])
                 if self._factors is not None:
