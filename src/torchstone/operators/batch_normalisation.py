@@ -31,7 +31,8 @@ def efficient_batch_norm(func: Any, args: Any, kwargs: Any, linear: bool) -> Ten
         linear: The backward pass is differentiated in the gradient g alone.
 
     Returns:
-        The output, PyTorch's bit by bit; None where the call is of another kind.
+        The output, PyTorch's bit by bit on the CPU (cuDNN, which is passed by, may round otherwise); None where the call is
+        of another kind.
     """
     if func not in _CALLS:
         return None
