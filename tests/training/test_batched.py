@@ -29,6 +29,11 @@ def shared() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(72, 8), layer, nn.Tanh(), layer, nn.Linear(8, 3))
 
 
+def twice_in_a_row() -> nn.Module:
+    layer = nn.Linear(8, 8)
+    return nn.Sequential(nn.Flatten(), nn.Linear(72, 8), layer, nn.ReLU(), layer, nn.Linear(8, 3))
+
+
 CHAINS: dict[str, Callable[[], nn.Module]] = {
     "dense": lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 9), nn.GELU(), nn.Linear(9, 3, bias=False)),
     "nested, in place": lambda: nn.Sequential(
@@ -56,6 +61,20 @@ CHAINS: dict[str, Callable[[], nn.Module]] = {
         nn.Flatten(), frozen(nn.Linear(72, 9)), nn.Sigmoid(), nn.Linear(9, 3)
     ),
     "a layer used twice": shared,
+    "a layer used twice in one run": twice_in_a_row,
+    "runs of layers": lambda: nn.Sequential(
+        *(nn.Flatten(), nn.Linear(72, 9), nn.ReLU(), nn.ReLU(), nn.Linear(9, 8, bias=False), nn.Linear(8, 7)),
+        *(nn.ReLU(), nn.Dropout(0.0), nn.ReLU(), frozen(nn.Linear(7, 6)), nn.ReLU(), nn.Linear(6, 3)),
+    ),
+    "a run over positions": lambda: nn.Sequential(
+        nn.Flatten(2), nn.Linear(36, 5), nn.ReLU(), nn.Linear(5, 4), nn.Flatten(), nn.ReLU(), nn.Linear(8, 3)
+    ),
+    "written into after a run": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(72, 9), nn.ELU(inplace=True), nn.Linear(9, 3)
+    ),
+    "a frozen run": lambda: nn.Sequential(
+        nn.Flatten(), frozen(nn.Linear(72, 9)), nn.ReLU(), frozen(nn.Linear(9, 9)), nn.ReLU(), nn.Linear(9, 3)
+    ),
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from torchstone.training.dense_run import DenseRun
 
 Own = Callable[[str], Any]
 """A layer's stacked parameter or buffer (K, ...) by its name in the layer; None where it has none."""
@@ -27,7 +28,7 @@ class Batched:
         tensors: Stacked parameters and buffers by name.
     """
 
-    def __init__(self, layers: list[Link], tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, layers: Sequence[Link | DenseRun], tensors: Mapping[str, Tensor]) -> None:
         self._layers, self._tensors = layers, tensors
         self._last: tuple[Tensor, Tensor] | None = None
 
@@ -59,7 +60,7 @@ class Link:
         )
 
 
-def chain(model: nn.Module) -> list[Link] | None:
+def chain(model: nn.Module) -> list[Link | DenseRun] | None:
     """The layers of nested `nn.Sequential`s, or None where there is another module, a hook, or a setting without a kernel.
 
     Args:
@@ -72,13 +73,21 @@ def chain(model: nn.Module) -> list[Link] | None:
     ):  # fmt: skip
         return None
     known = {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]}
-    found = []
+    found: list[Link | DenseRun] = []
     for layer in _leaves(model):
-        kernel = KERNELS.get(type(layer))
-        if kernel is None or not _plain(layer):
+        kernel, last = KERNELS.get(type(layer)), found[-1] if found else None
+        if not (kernel or type(layer) is nn.Linear) or not _plain(layer):
             return None
         own = {**layer._parameters, **layer._buffers}
-        found.append(Link(layer, kernel, {name: known[id(t)] for name, t in own.items() if t is not None}))
+        names = {name: known[id(t)] for name, t in own.items() if t is not None}
+        if kernel is None:
+            run = last if isinstance(last, DenseRun) else DenseRun()
+            run.add(names)
+            found += [run] if run is not last else []
+        elif type(layer) is nn.ReLU and isinstance(last, DenseRun):
+            last.rectify()
+        else:
+            found.append(Link(layer, kernel, names))
     return found
 
 
@@ -99,34 +108,6 @@ def _plain(layer: Any) -> bool:
     if isinstance(layer, nn.modules.conv._ConvNd):
         return layer.padding_mode == "zeros"
     return not getattr(layer, "return_indices", False)
-
-
-class _Affine(torch.autograd.Function):
-    """x W' + b for each member; the gradient of W comes as W lies in memory, which autograd's own does not."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *slopes: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (slope,) = slopes
-        x, weight = ctx.saved_tensors
-        for_x, for_weight, for_bias = ctx.needs_input_grad
-        return (
-            torch.bmm(slope, weight) if for_x else None,
-            torch.bmm(slope.mT, x) if for_weight else None,
-            slope.sum(1) if for_bias else None,
-        )
-
-
-def _linear(_: Any, h: Tensor, own: Own) -> Tensor:
-    if h.ndim == 3:
-        return _Affine.apply(h, own("weight"), own("bias"))  # pyright: ignore[reportReturnType]
-    flat: Any = _Affine.apply(h.flatten(1, -2), own("weight"), own("bias"))
-    return flat.unflatten(1, h.shape[1:-1])
 
 
 def _convolution(layer: Any, h: Tensor, own: Own) -> Tensor:
@@ -209,7 +190,6 @@ _POOLING = (
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
 )  # fmt: skip
 KERNELS: dict[type[nn.Module], Kernel] = {
-    nn.Linear: _linear,
     nn.Flatten: _flatten,
     nn.LayerNorm: _layer_norm,
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
