@@ -241,7 +241,9 @@ def _batches(
         shares = [ranks.share(rows) for rows in some.split(batch_size)]
         mine = torch.cat(shares).to(x.device)
         lengths = [len(share) for share in shares]
-        yield from zip(shares, x[mine].split(lengths), y[mine].split(lengths), sizes, strict=True)
+        yield from zip(
+            shares, x.index_select(0, mine).split(lengths), y[mine].split(lengths), sizes, strict=True
+        )
 
 
 def _extended(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,13 @@ class MemberData:
     @staticmethod
     def _gather(shared: Any, own: Any, members: Tensor, rows: Tensor) -> Any:
         if own is None:
-            return tree_map(lambda leaf: _taken(leaf, rows.to(leaf.device)), shared)
-        return tree_map(lambda leaf: leaf[members[:, None].to(leaf.device), rows.to(leaf.device)], own)
+            return on_leaves(lambda leaf: _taken(leaf, rows.to(leaf.device)), shared)
+        return on_leaves(lambda leaf: leaf[members[:, None].to(leaf.device), rows.to(leaf.device)], own)
+
+
+def on_leaves(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """`tree_map`, which takes ten times as long where the tree is one tensor."""
+    return function(tree) if isinstance(tree, Tensor) else tree_map(function, tree)
 
 
 def _taken(leaf: Tensor, rows: Tensor) -> Tensor:

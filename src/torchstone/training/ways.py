@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
-from torch.utils._pytree import tree_map
 
 from torchstone.errors import SettingError, TorchstoneError
 from torchstone.stateless import StatelessCall
@@ -17,6 +16,7 @@ from torchstone.training.batched import Batched, chain
 from torchstone.training.ensemble import size
 from torchstone.training.evaluation import one_per_example
 from torchstone.training.job import Job
+from torchstone.training.member_data import on_leaves
 from torchstone.training.member_steps import ELEMENTWISE
 from torchstone.training.optimizers import made_optimizer
 from torchstone.training.order import seeded_epoch
@@ -65,7 +65,7 @@ def batched(job: Job, template: nn.Module) -> Present:
     def present(parameters: Stacks, buffers: Stacks, x: Any, y: Any) -> tuple[Tensor, Tensor, Tensor]:
         network: Any = Batched(layers, {**parameters, **buffers})
         shape = (len(next(iter(parameters.values()))), -1)
-        x, y = (tree_map(lambda leaf: leaf.flatten(0, 1), tree) for tree in (x, y))
+        x, y = (on_leaves(lambda leaf: leaf.flatten(0, 1), tree) for tree in (x, y))
         values = one_per_example(job.losses(network, x, y), size(x))
         note = values.detach()
         if job.ledger is not None:

@@ -43,9 +43,10 @@ class Kept:
         held = {one for one, trained in self._held if trained}
         named = {name: p for name, p in self.model.named_parameters() if id(p) in held}
         self.names, self.parameters = tuple(named), tuple(named.values())
-        self._places = [
-            (self.model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in named
-        ]
+        places = {
+            id(p): (module, name) for module in self.model.modules() for name, p in module._parameters.items()
+        }
+        self._places = [places[id(p)] for p in self.parameters if id(p) in places]
         self.weights = {
             name: Weight(ROUNDING.get(str(p.dtype), ROUNDING["torch.float32"]), p.numel(), p.ndim >= 2)
             for name, p in named.items()
@@ -57,9 +58,9 @@ class Kept:
 
         Asked at every step, so it looks at what the optimiser holds and where that was found, not through the model.
         """
-        places = zip(self._places, self.parameters, strict=True)
+        mine = {id(parameter) for parameter in self.parameters}
         return self._held != self._holding() or any(
-            module._parameters.get(name) is not parameter for (module, name), parameter in places
+            id(module._parameters.get(name)) not in mine for module, name in self._places
         )
 
     def _holding(self) -> list[tuple[int, bool]]:
