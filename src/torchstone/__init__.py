@@ -1,5 +1,6 @@
 """torchstone: why a network trains, why it generalises, where its error comes from, what to change."""
 
+import torchstone._before_torch  # noqa: F401 - first, as it says
 from torchstone._version import __version__
 from torchstone.examination import Examination
 from torchstone.examining import examine
