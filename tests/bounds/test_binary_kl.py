@@ -8,7 +8,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
@@ -73,12 +73,14 @@ def test_inverse_at_the_ends(budget: float) -> None:
 
 
 @given(st.floats(0, 1), st.floats(0, 50))
+@example(math.nextafter(1, 0), 1.0)
 def test_inverse_is_one(q: float, budget: float) -> None:
     upper, lower = kl_inverse_upper(q, budget), kl_inverse_lower(q, budget)
     assert 0 <= lower <= q <= upper <= 1
     if upper < 1:  # a little further is too far
         assert binary_kl(q, min(1.0, upper + 1e-9)) >= budget * (1 - 1e-12)
-    inside = q + 0.999 * (upper - q)
+    # Next to 1 there is no number between q and the bound, which is rounded up.
+    inside = min(q + 0.999 * (upper - q), math.nextafter(upper, 0))
     assert binary_kl(q, inside) <= budget * (1 + 1e-9) + 1e-15
 
 
