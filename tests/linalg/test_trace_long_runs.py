@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.errors import FormatError, SettingError
-from torchstone.linalg import FunctionMap, TraceEstimate, hutchinson_trace, trace
+from torchstone.linalg import (
+    FunctionMap,
+    TraceEstimate,
+    exact_trace,
+    hutch_plus_plus,
+    hutchinson_trace,
+    trace,
+    xtrace,
+)
 from torchstone.objectives import Regression
 from torchstone.operators import hessian_trace
 from torchstone.operators.remainder import Remainder
@@ -21,6 +29,11 @@ WAYS: dict[str, tuple[Callable[..., TraceEstimate], dict[str, Any]]] = {
     "probes": (hutchinson_trace, {"probes": 60, "block": 8}),
     "to a tolerance": (hutchinson_trace, {"tolerance": 0.02, "block": 7, "distribution": "gaussian"}),
     "beside a sketch": (trace, {"tolerance": 0.01, "max_products": 199, "block": 6, "max_sketch": 8}),
+    "a large sketch": (trace, {"tolerance": 1e-6, "max_products": 199, "block": 6}),
+    "exactly after a sketch": (trace, {"tolerance": 1e-9, "block": 6}),
+    "xtrace": (xtrace, {"products": 65}),
+    "xtrace, exactly": (xtrace, {"products": 201}),
+    "hutch++": (hutch_plus_plus, {"products": 95}),
 }
 
 
@@ -46,56 +59,74 @@ class Mortal:
         return FunctionMap(self.product, shape, self.matrix.dtype, block=True, symmetric=True)
 
 
-@pytest.fixture(autouse=True)
-def save_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchstone.linalg.checkpoint._SHARE", 1e9)
-
-
 @pytest.fixture
 def matrix(with_spectrum: Callable[[Tensor], Tensor]) -> Tensor:
     return with_spectrum(torch.linspace(-1, 2, 200))
+
+
+def same(one: TraceEstimate, other: TraceEstimate) -> bool:
+    """Whether all bits agree."""
+    fields = ("value", "standard_error", "probes", "products", "converged", "method")
+    return torch.equal(one.samples, other.samples) and all(
+        getattr(one, name) == getattr(other, name) for name in fields
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_killed_trace_goes_on_to_the_same_bits(
     way: str, matrix: Tensor, seeded: Any, tmp_path: Path
 ) -> None:
-    (estimate, settings), path = WAYS[way], tmp_path / "trace.safetensors"
+    (estimate, settings), path = WAYS[way], tmp_path / "trace.run"
     first = Mortal(matrix, 10**6)
-    whole = estimate(first.map, generator=seeded(0), **settings)
+    whole = estimate(first.map, generator=seeded(0), checkpoint=path, **settings)
     spent = 10**6 - first.left
     assert spent == whole.products > 40
-    for deadly in (spent - 25, 24):  # far into it; then after a few further ones
+    assert not path.exists(), "a finished run leaves no checkpoint"
+    plain = estimate(matrix, generator=seeded(0), **settings)
+    torch.testing.assert_close(plain.samples, whole.samples, rtol=1e-7, atol=1e-7)
+    assert plain.value == pytest.approx(whole.value, rel=1e-9)
+    kills = (14, spent // 2, spent // 4)  # within a sketch; then further on
+    for deadly in kills:
         with pytest.raises(Killed):
             estimate(Mortal(matrix, deadly).map, generator=seeded(0), checkpoint=path, **settings)
         assert path.exists()
     rest = Mortal(matrix, 10**6)
     resumed = estimate(rest.map, generator=seeded(0), checkpoint=path, **settings)
-    assert torch.equal(resumed.samples, whole.samples)
-    assert (resumed.value, resumed.standard_error) == (whole.value, whole.standard_error)
-    assert (resumed.products, resumed.converged, resumed.method) == (
-        whole.products,
-        whole.converged,
-        whole.method,
-    )
-    assert 10**6 - rest.left < spent - 10
-    assert not path.exists(), "a finished run leaves no checkpoint"
+    assert same(resumed, whole)
+    block = settings.get("block", 10)
+    # Each kill loses less than a block, and each of three runs tells the map by one product.
+    assert 10**6 - rest.left <= spent - sum(kills) + 3 * (block - 1) + 3
+    assert list(tmp_path.iterdir()) == [], "a finished run leaves nothing"
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_checkpoints_of_others_are_refused(way: str, matrix: Tensor, seeded: Any, tmp_path: Path) -> None:
-    (estimate, settings), path = WAYS[way], tmp_path / "trace.safetensors"
+    (estimate, settings), path = WAYS[way], tmp_path / "trace.run"
     with pytest.raises(Killed):
-        estimate(Mortal(matrix, 45).map, generator=seeded(0), checkpoint=path, **settings)
-    with pytest.raises(SettingError, match="must be of this map; got a quadratic form that differs by"):
+        estimate(Mortal(matrix, 55).map, generator=seeded(0), checkpoint=path, **settings)
+    with pytest.raises(SettingError, match="must be of this map; got a first product that differs by"):
         estimate(1.001 * matrix, generator=seeded(0), checkpoint=path, **settings)
-    with pytest.raises(SettingError, match=r"must be of this run \(block=5\)"):
-        estimate(matrix, generator=seeded(0), checkpoint=path, **(settings | {"block": 5}))
+    name, changed = ("block", 5) if "block" in settings else ("products", 94)
+    with pytest.raises(SettingError, match=rf"must be of this run \({name}={changed}\); got one of another"):
+        estimate(matrix, generator=seeded(0), checkpoint=path, **(settings | {name: changed}))
     with pytest.raises(SettingError, match=r"must be of this run \(seed="):
         estimate(matrix, generator=seeded(1), checkpoint=path, **settings)
-    path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(FormatError, match="must be a whole checkpoint"):
+    with pytest.raises(SettingError, match=r"must be of this run \(.*routine=exact_trace"):
+        exact_trace(matrix, checkpoint=path)
+    path.write_bytes(path.read_bytes()[3:])
+    with pytest.raises(FormatError, match=r"must be a whole checkpoint; got .* Delete it to start again"):
         estimate(matrix, generator=seeded(0), checkpoint=path, **settings)
+
+
+def test_a_killed_exact_trace_goes_on(matrix: Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "trace.run"
+    with pytest.raises(Killed):
+        exact_trace(Mortal(matrix, 190).map, block=7, checkpoint=path)
+    assert path.stat().st_size < 8 * 200 + 40 * 200, "entries, not products"
+    rest = Mortal(matrix, 1 + 11)  # one to tell the map; 27 blocks of 7 are done
+    assert exact_trace(rest.map, block=7, checkpoint=path) == exact_trace(matrix, block=7)
+    assert rest.left == 0
+    assert not path.exists()
 
 
 def test_a_killed_hessian_trace_goes_on(monkeypatch: pytest.MonkeyPatch, seeded: Any, tmp_path: Path) -> None:

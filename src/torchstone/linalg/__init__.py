@@ -26,6 +26,7 @@ from torchstone.linalg.probe_variance import gaussian_variance, rademacher_varia
 from torchstone.linalg.probes import Distribution, draw_probes
 from torchstone.linalg.randomised_svd import LowRank, randomised_svd
 from torchstone.linalg.restriction import restricted
+from torchstone.linalg.resumable import ResumableMap
 from torchstone.linalg.singular_triplets import SingularTriplets, singular_triplets, singular_values
 from torchstone.linalg.slq import LanczosQuadrature, lanczos_quadrature
 from torchstone.linalg.spectral_density import SpectralCurve
@@ -57,6 +58,7 @@ __all__ = [
     "LowRank",
     "Outcome",
     "OutlierCount",
+    "ResumableMap",
     "SingularTriplets",
     "SpectralCurve",
     "TraceEstimate",

@@ -11,12 +11,13 @@ import torch
 
 from torchstone.linalg.as_linear_map import as_linear_map
 from torchstone.linalg.complement import DeflatedMap
-from torchstone.linalg.finished_samples import FinishedSamples
+from torchstone.linalg.finished_work import FinishedWork
 from torchstone.linalg.linear_map import LinearMap, require_square
 from torchstone.linalg.probes import draw_probes
 from torchstone.linalg.range_sketch import RangeSketch
+from torchstone.linalg.resumable import resumable
 from torchstone.linalg.sampling import Precision, draw_until, require_at_least
-from torchstone.linalg.trace import TraceEstimate, exact_trace, quadratic_forms
+from torchstone.linalg.trace import TraceEstimate, quadratic_forms, sum_of_diagonal
 from torchstone.linalg.xtrace import leave_one_out_trace
 
 _FIRST = 8  # vectors of the first sketch
@@ -55,8 +56,9 @@ def trace(
         max_products: At most this many; 36 or more.
         max_sketch: Most vectors in a sketch, 8 or more. Less saves memory.
         block: Columns of a product beyond the sketch.
-        checkpoint: A file that keeps the fresh probes of a long run. A run with the same arguments and generator makes
-            the sketch again and goes on from it to the same bits; it is deleted at the end.
+        checkpoint: A file that keeps what is finished of a long run: the products of the sketch, as `ResumableMap` does,
+            and a number for each other. A run with the same arguments and generator goes on from it to the bits of an
+            uninterrupted one; it is deleted at the end.
 
     Returns:
         The estimate, which says its method and whether the tolerance was reached.
@@ -83,13 +85,32 @@ def trace(
         ("block", block, 1),
     ):
         require_at_least(name, value, least)
+    settings = {"max_products": max_products, "max_sketch": max_sketch, "block": block}
+    wanted = {"tolerance": tolerance, "absolute": absolute}
+    with FinishedWork.of(checkpoint, "trace", A, generator, **settings, **wanted) as finished:
+        return _trace(A, precision, generator, max_products, max_sketch, block, finished)
+
+
+def _trace(
+    A: LinearMap,
+    precision: Precision,
+    generator: torch.Generator,
+    max_products: int,
+    max_sketch: int,
+    block: int,
+    finished: FinishedWork,
+) -> TraceEstimate:
     n = A.shape[0]
     if n <= 64 and n <= max_products:
-        return TraceEstimate.exactly(exact_trace(A, block=block), n)
-    sketch, images = RangeSketch(A, "gaussian", generator), torch.zeros(n, 0, dtype=A.dtype, device=A.device)
+        return TraceEstimate.exactly(sum_of_diagonal(A, block, finished), n)
+    kept = resumable(A, finished)
+    sketch, images = (
+        RangeSketch(kept, "gaussian", generator),
+        torch.zeros(n, 0, dtype=A.dtype, device=A.device),
+    )
     spread = math.inf
     while True:
-        images = torch.cat([images, A.matmat(sketch.extend(max(_FIRST, sketch.size))).detach()], dim=1)
+        images = torch.cat([images, kept.matmat(sketch.extend(max(_FIRST, sketch.size))).detach()], dim=1)
         estimate = leave_one_out_trace(sketch, images)
         target = precision.target(estimate.value)
         if estimate.standard_error <= target:
@@ -106,16 +127,8 @@ def trace(
         if can_double and (doubled < otherwise or doubling <= _GAMBLE * otherwise):
             continue
         if can_be_exact and fresh >= n:
-            return TraceEstimate.exactly(exact_trace(A, block=block), estimate.products + n)
-        settings = {
-            "n": n,
-            "dtype": str(A.dtype),
-            "max_products": max_products,
-            "sketch": sketch.size,
-            "block": block,
-        }
-        finished = FinishedSamples(checkpoint, generator, settings)
-        return _on_the_complement(sketch, images, precision, max_products, block, finished)
+            return TraceEstimate.exactly(sum_of_diagonal(A, block, finished), estimate.products + n)
+        return _on_the_complement(A, sketch, images, precision, max_products, block, finished)
 
 
 def _fresh_probes(spread: float, target: float) -> float:
@@ -124,20 +137,20 @@ def _fresh_probes(spread: float, target: float) -> float:
 
 
 def _on_the_complement(
+    A: LinearMap,
     sketch: RangeSketch,
     images: torch.Tensor,
     precision: Precision,
     max_products: int,
     block: int,
-    finished: FinishedSamples,
+    finished: FinishedWork,
 ) -> TraceEstimate:
     """Hutchinson's estimate of what the sketch leaves, with fresh probes."""
-    A, spent = sketch.A, sketch.size + sketch.rank
+    spent = sketch.size + sketch.rank
     inside = float((sketch.basis * images).sum(dtype=torch.float64))
     outside = DeflatedMap(A, sketch.basis)
     forms = lambda X: inside + quadratic_forms(outside, X)
     draw = lambda count: finished(draw_probes(A, count, sketch.generator, "rademacher"), forms)
     samples, precise = draw_until(draw, precision, _LEAST, max_products - spent, block)
-    finished.remove()
     estimate = TraceEstimate.of(samples, spent + len(samples), precise)
     return dataclasses.replace(estimate, method="Hutchinson beside a sketch")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 
 from torchstone.errors import SettingError
 from torchstone.linalg.as_linear_map import as_linear_map
+from torchstone.linalg.finished_work import FinishedWork
 from torchstone.linalg.linear_map import LinearMap, require_square
 from torchstone.linalg.orthonormalise import column_norms, orthonormalise
 from torchstone.linalg.probes import Distribution, draw_probes
+from torchstone.linalg.resumable import resumable
 from torchstone.linalg.trace import TraceEstimate, quadratic_forms
 
 
@@ -20,6 +23,7 @@ def hutch_plus_plus(
     products: int,
     distribution: Distribution = "rademacher",
     generator: torch.Generator,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> TraceEstimate:
     """Trace from an exact part on a sketched range and Hutchinson's estimate of the rest.
 
@@ -35,12 +39,17 @@ def hutch_plus_plus(
         products: m, at least 3; fewer are spent where A S has a smaller rank.
         distribution: Of the entries of S and g: "rademacher" or "gaussian".
         generator: Draws S and the probes.
+        checkpoint: A file that keeps what is finished of a long run, ten products at a time: those of the sketch as
+            `ResumableMap` does, a number for each other. A run with the same arguments and generator goes on from it to
+            the bits of an uninterrupted one; it is deleted at the end.
 
     Returns:
         The estimate; its probes are those of the rest, its samples include the exact part.
 
     Raises:
-        SettingError: Not square, or products < 3.
+        SettingError: Not square, products < 3, or a checkpoint of another run.
+        FormatError: A damaged checkpoint.
+        OutputError: A checkpoint that cannot be written.
         NumericalError: Products with NaN or Inf.
 
     Source: Meyer, Musco, Musco & Woodruff 2021, SOSA, algorithm 1 and theorem 1.1.
@@ -49,13 +58,26 @@ def hutch_plus_plus(
     require_square(A, "hutch_plus_plus")
     if products < 3:
         raise SettingError("products must be at least 3", f"{products}", "30 or more are worth it.")
+    settings = {"products": products, "distribution": distribution}
+    with FinishedWork.of(checkpoint, "hutch_plus_plus", A, generator, **settings) as finished:
+        return _estimate(A, products, distribution, generator, finished)
+
+
+def _estimate(
+    A: LinearMap,
+    products: int,
+    distribution: Distribution,
+    generator: torch.Generator,
+    finished: FinishedWork,
+) -> TraceEstimate:
     sketched = min(products // 3, A.shape[0])
-    sketch = A.matmat(draw_probes(A, sketched, generator, distribution)).detach()
+    sketch = resumable(A, finished).matmat(draw_probes(A, sketched, generator, distribution)).detach()
     floor = 10 * torch.finfo(A.dtype).eps * float(column_norms(sketch).max())
     Q = orthonormalise(sketch, sketch[:, :0], floor).fresh
-    exact = float(quadratic_forms(A, Q).sum())
+    forms = lambda X: quadratic_forms(A, X)
+    exact = float(finished.by_block(Q, forms).sum())
     probes = products - 2 * (products // 3)
     outside = draw_probes(A, probes, generator, distribution)
     outside = outside - Q @ (Q.T @ outside)
-    samples = exact + quadratic_forms(A, outside)
+    samples = exact + finished.by_block(outside, forms)
     return TraceEstimate.of(samples, sketched + Q.shape[1] + probes)

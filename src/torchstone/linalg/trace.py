@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchstone.errors import SettingError
 from torchstone.linalg.as_linear_map import as_linear_map
-from torchstone.linalg.finished_samples import FinishedSamples
+from torchstone.linalg.finished_work import FinishedWork
 from torchstone.linalg.linear_map import LinearMap, require_square
 from torchstone.linalg.probes import Distribution, draw_probes
 from torchstone.linalg.sampling import Precision, draw_until, require_at_least, standard_error
@@ -139,11 +139,10 @@ def hutchinson_trace(
         require_at_least("max_probes", max_probes, min_probes)
         least, most = min_probes, max_probes
     settings = {"least": least, "most": most, "block": block, "distribution": distribution}
-    finished = FinishedSamples(checkpoint, generator, {"n": A.shape[0], "dtype": str(A.dtype), **settings})
     forms = lambda X: quadratic_forms(A, X)
-    draw = lambda count: finished(draw_probes(A, count, generator, distribution), forms)
-    samples, precise = draw_until(draw, precision, least, most, block)
-    finished.remove()
+    with FinishedWork.of(checkpoint, "hutchinson_trace", A, generator, **settings) as finished:
+        draw = lambda count: finished(draw_probes(A, count, generator, distribution), forms)
+        samples, precise = draw_until(draw, precision, least, most, block)
     return TraceEstimate.of(samples, len(samples), precise)
 
 
@@ -152,7 +151,9 @@ def quadratic_forms(A: LinearMap, X: Float[Tensor, "n k"]) -> Float[Tensor, " k"
     return (X * A.matmat(X).detach()).sum(dim=0, dtype=torch.float64).cpu()
 
 
-def exact_trace(A: LinearMap | Any, *, block: int = 64) -> float:
+def exact_trace(
+    A: LinearMap | Any, *, block: int = 64, checkpoint: str | os.PathLike[str] | None = None
+) -> float:
     """The trace from n products: sum_i e_i^T A e_i.
 
     Cost: n products, `block` at a time; memory 2 block vectors. Bias: none beyond rounding.
@@ -160,9 +161,13 @@ def exact_trace(A: LinearMap | Any, *, block: int = 64) -> float:
     Args:
         A: A square map, or what `as_linear_map` takes.
         block: Columns of a product.
+        checkpoint: A file that keeps the finished entries of a long run, 8 bytes each. A run with the same arguments goes
+            on from it to the same bits; it is deleted at the end.
 
     Raises:
-        SettingError: Not square, or block < 1.
+        SettingError: Not square, block < 1, or a checkpoint of another run.
+        FormatError: A damaged checkpoint.
+        OutputError: A checkpoint that cannot be written.
         NumericalError: Products with NaN or Inf.
 
     >>> exact_trace(torch.tensor([[1.0, 5.0], [7.0, 2.0]]))
@@ -171,11 +176,17 @@ def exact_trace(A: LinearMap | Any, *, block: int = 64) -> float:
     A = as_linear_map(A)
     require_square(A, "exact_trace")
     require_at_least("block", block, 1)
+    with FinishedWork.of(checkpoint, "exact_trace", A, None, block=block) as finished:
+        return sum_of_diagonal(A, block, finished)
+
+
+def sum_of_diagonal(A: LinearMap, block: int, finished: FinishedWork) -> float:
+    """The exact trace, with the entries among a run's finished work. Cost: n products."""
     total = 0.0
     for start in range(0, A.shape[0], block):
         X = torch.zeros(A.shape[0], min(block, A.shape[0] - start), dtype=A.dtype, device=A.device)
         X[start : start + X.shape[1]].fill_diagonal_(1)
-        total += float(quadratic_forms(A, X).sum())
+        total += float(finished(X, lambda X: quadratic_forms(A, X)).sum())
     return total
 
 

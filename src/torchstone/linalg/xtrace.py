@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -10,13 +11,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.linalg.as_linear_map import as_linear_map
+from torchstone.linalg.finished_work import FinishedWork
 from torchstone.linalg.linear_map import LinearMap, require_square
 from torchstone.linalg.range_sketch import RangeSketch, pair_directions
+from torchstone.linalg.resumable import resumable
 from torchstone.linalg.sampling import require_at_least
-from torchstone.linalg.trace import TraceEstimate, exact_trace
+from torchstone.linalg.trace import TraceEstimate, sum_of_diagonal
 
 
-def xtrace(A: LinearMap | Any, *, products: int, generator: torch.Generator) -> TraceEstimate:
+def xtrace(
+    A: LinearMap | Any,
+    *,
+    products: int,
+    generator: torch.Generator,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> TraceEstimate:
     r"""Trace from m = products / 2 random vectors, each the test vector of the sketch that the others make.
 
     With Q_i = orth(A w_j, j != i), P_i = Q_i Q_i^T and u_i = (I - P_i) w_i, the mean over i of
@@ -39,12 +48,17 @@ def xtrace(A: LinearMap | Any, *, products: int, generator: torch.Generator) -> 
         A: A square map, or what `as_linear_map` takes.
         products: At most this many, at least 2; an odd one is left over.
         generator: Draws the vectors.
+        checkpoint: A file that keeps the finished products of a long run, ten at a time, as `ResumableMap` does. A run
+            with the same arguments and generator goes on from it to the bits of an uninterrupted one; it is deleted at
+            the end.
 
     Returns:
         The estimate; its samples are the t_i.
 
     Raises:
-        SettingError: Not square, or products < 2.
+        SettingError: Not square, products < 2, or a checkpoint of another run.
+        FormatError: A damaged checkpoint.
+        OutputError: A checkpoint that cannot be written.
         NumericalError: Products with NaN or Inf.
 
     >>> low_rank = torch.ones(50, 50, dtype=torch.float64)
@@ -56,11 +70,14 @@ def xtrace(A: LinearMap | Any, *, products: int, generator: torch.Generator) -> 
     A = as_linear_map(A)
     require_square(A, "xtrace")
     require_at_least("products", products, 2)
-    if products >= A.shape[0]:
-        return TraceEstimate.exactly(exact_trace(A), A.shape[0])
-    sketch = RangeSketch(A, "gaussian", generator)
-    images = A.matmat(sketch.extend(products // 2)).detach()
-    return leave_one_out_trace(sketch, images)
+    with FinishedWork.of(checkpoint, "xtrace", A, generator, products=products) as finished:
+        if products >= A.shape[0]:
+            block = 64 if checkpoint is None else 10
+            return TraceEstimate.exactly(sum_of_diagonal(A, block, finished), A.shape[0])
+        kept = resumable(A, finished)
+        sketch = RangeSketch(kept, "gaussian", generator)
+        images = kept.matmat(sketch.extend(products // 2)).detach()
+        return leave_one_out_trace(sketch, images)
 
 
 def leave_one_out_trace(sketch: RangeSketch, images: Float[Tensor, "n r"]) -> TraceEstimate:

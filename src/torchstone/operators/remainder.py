@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.linalg import draw_probes
-from torchstone.linalg.finished_samples import FinishedSamples
+from torchstone.linalg.finished_work import FinishedWork
 from torchstone.operators.gauss_newton import GaussNewton
 from torchstone.operators.hessian import Hessian
 from torchstone.specimen import Specimen
@@ -105,21 +105,21 @@ class Remainder:
         Returns:
             Whether it is precise enough.
         """
-        settings = {"parameters": " ".join(self.names), "n": self.size, "dtype": str(self.hessian.dtype)}
         counts = {"least": min_probes, "most": max_probes, "block": block}
-        finished = FinishedSamples(checkpoint, generator, {**settings, **counts})
-        while True:
-            target = min_probes if self.probes < min_probes else max_probes
-            X = draw_probes(self.hessian, min(block, target - self.probes), generator, "rademacher")
-            self.samples = torch.cat([self.samples, finished(X, self._forms)])
-            self.probes = len(self.samples)
-            if self.probes < min_probes:
-                continue
-            error = math.sqrt(variance + self.variances()[-1])
-            precise = error <= tolerance * abs(known + self.total)
-            if precise or self.probes >= max_probes:
-                finished.remove()
-                return precise
+        with FinishedWork.of(
+            checkpoint, "hessian_trace", self.hessian, generator, parameters=" ".join(self.names), **counts
+        ) as finished:
+            while True:
+                target = min_probes if self.probes < min_probes else max_probes
+                X = draw_probes(self.hessian, min(block, target - self.probes), generator, "rademacher")
+                self.samples = torch.cat([self.samples, finished(X, self._forms)])
+                self.probes = len(self.samples)
+                if self.probes < min_probes:
+                    continue
+                error = math.sqrt(variance + self.variances()[-1])
+                precise = error <= tolerance * abs(known + self.total)
+                if precise or self.probes >= max_probes:
+                    return precise
 
     def _forms(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "k names"]:
         """x_p^T (R x)_p of every column x and parameter p; their means over probes are the traces of the blocks R_pp."""
