@@ -32,7 +32,7 @@ class ResumableMap(LinearMap):
     is computed again.
 
     Cost: on disk 4 (float32) or 8 bytes for each of the m or n entries of a product; no memory beyond a block. Time: for
-    hashing and writing, a few nanoseconds an entry, which is far below a product of a network's curvature; waiting for
+    hashing and writing, about 10 nanoseconds an entry, which is far below a product of a network's curvature; waiting for
     the disk takes at most 5%. Products of more than `block` columns are split, which costs what A gains from more
     columns at once and loses at most `block` products in a kill.
 
