@@ -335,3 +335,13 @@ def test_a_killed_density_goes_on_to_the_same_bits(seeded, with_spectrum, tmp_pa
         assert torch.equal(getattr(resumed, name), getattr(whole, name)), name
     assert (resumed.products, resumed.seed) == (whole.products, whole.seed)
     assert not path.exists()
+
+
+def test_a_killed_exact_spectrum_goes_on(seeded, with_spectrum, tmp_path):
+    matrix, path = with_spectrum(torch.linspace(-1, 2, 30)), tmp_path / "density"
+    arguments: Any = {"probes": 30, "steps": 4, "checkpoint": path}
+    with pytest.raises(Killed):
+        lanczos_quadrature(mortal(matrix, 29), generator=seeded(0), **arguments)
+    resumed = lanczos_quadrature(mortal(matrix, 11), generator=seeded(0), **arguments)  # one tells the map
+    assert torch.equal(resumed.nodes, lanczos_quadrature(matrix, generator=seeded(0), **arguments).nodes)
+    assert not path.exists()

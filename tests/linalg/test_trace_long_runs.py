@@ -153,3 +153,30 @@ def test_a_killed_hessian_trace_goes_on(monkeypatch: pytest.MonkeyPatch, seeded:
     assert left[0] == 0
     assert resumed.per_parameter == whole.per_parameter
     assert not path.exists()
+
+
+def test_a_killed_exact_rest_of_a_hessian_trace_goes_on(
+    monkeypatch: pytest.MonkeyPatch, seeded: Any, tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 2)).double()
+    x = torch.randn(12, 4, generator=seeded(0)).double()
+    specimen = Specimen(model, Regression(), (x, x[:, :2].sin()), batch_size=5).prepared()
+    path = tmp_path / "trace.run"
+    whole = hessian_trace(specimen, generator=seeded(1))
+    assert (whole.probes, whole.exact) == (0, True)
+    forms, left = Remainder._forms, [1]
+
+    def dying(self: Remainder, X: Tensor) -> Tensor:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return forms(self, X)
+
+    monkeypatch.setattr(Remainder, "_forms", dying)
+    with pytest.raises(Killed):
+        hessian_trace(specimen, generator=seeded(1), checkpoint=path)
+    left[0] = 2  # one to tell the network, one for the second block of at most 32 entries
+    resumed = hessian_trace(specimen, generator=seeded(1), checkpoint=path)
+    assert left[0] == 0
+    assert resumed.per_parameter == whole.per_parameter
+    assert not path.exists()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -58,14 +60,14 @@ class FinishedWork:
         self._entries: list[_Entry] = []
         self._position, self._end, self._pace = 0, 0, Pace()
         if self.path is not None:
-            self._entries, self._end = self._found(self.path, settings)
-            if self._entries:
-                self._truncate()
-            else:  # what holds nothing, whoever made it, is no loss
-                self._write(
-                    json.dumps({KEY: settings}, default=lambda number: number.item()).encode() + b"\n",
-                    create=True,
-                )
+            self._file = _opened(self.path)
+            # Held open, so that of several processes with one file the first to end may delete it.
+            weakref.finalize(self, self._file.close)
+            self._entries, self._end = _found(self.path, settings)
+            self._file.truncate(self._end)  # what is not whole
+            if not self._entries:
+                head = json.dumps({KEY: settings}, default=lambda number: number.item())
+                self._write(head.encode() + b"\n")
 
     @classmethod
     def of(
@@ -106,12 +108,12 @@ class FinishedWork:
             answer = self._read(self._entries[self._position], question)
             if answer is not None:
                 if self._position == 0:
-                    self._require_like(measure(X[:, :1]), answer)
+                    self._require_like(answer, X, measure)
                 self._position += 1
                 return answer
             self._end = self._entries[self._position].start
             self._entries = self._entries[: self._position]
-            self._truncate()
+            self._file.truncate(self._end)
         answer = measure(X).detach()
         by_column = answer.ndim == 2 and answer.T.is_contiguous() and not answer.is_contiguous()
         answer = _plain(answer.T if by_column else answer)
@@ -142,34 +144,8 @@ class FinishedWork:
         if kind is None:
             self.remove()
 
-    def _found(self, path: Path, settings: Settings) -> tuple[list[_Entry], int]:
-        """The whole entries of the file, and where they end."""
-        if not path.exists():
-            return [], 0
-        try:
-            with path.open("rb") as file:
-                head = file.readline(_LONGEST)
-                if not head:
-                    return [], 0
-                found = json.loads(head)[KEY]
-                entries, end = [], file.tell()
-                while (entry := _next_entry(file)) is not None:
-                    entries.append(entry)
-                    end = file.tell()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FormatError(
-                f"{path} must be a whole checkpoint",
-                f"{type(error).__name__}: {error}",
-                "Delete it to start again.",
-            ) from None
-        if not entries:
-            return [], 0
-        require_same_run(path, settings, found)
-        return entries, end
-
     def _read(self, entry: _Entry, question: str) -> Tensor | None:
         """An answer; None where its bits are not those that were written."""
-        assert self.path is not None
         if entry.question != question:
             raise SettingError(
                 f"The checkpoint {self.path} must be of this run",
@@ -178,9 +154,10 @@ class FinishedWork:
                 "again.",
             )
         answer = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
-        with self.path.open("rb") as file:
-            file.seek(entry.data)
-            file.readinto(bytes_of(answer))
+        self._file.seek(entry.data)
+        left = bytes_of(answer)
+        while len(left) and (count := self._file.readinto(left)):
+            left = left[count:]
         if digest(answer) != entry.answer:
             return None
         return answer.T if entry.by_column else answer
@@ -195,39 +172,66 @@ class FinishedWork:
         }
         self._write(json.dumps(says).encode() + b"\n", bytes_of(answer))
 
-    def _write(self, *parts: bytes | memoryview, create: bool = False) -> None:
+    def _write(self, *parts: bytes | memoryview) -> None:
         assert self.path is not None
         try:
-            with self.path.open("wb" if create else "r+b") as file:
-                file.seek(self._end)
-                for part in parts:
-                    file.write(part)
-                file.flush()
-                if self._pace.due():
-                    os.fsync(file.fileno())
-                    self._pace.done()
-                self._end = file.tell()
+            self._file.seek(self._end)
+            for part in parts:
+                left = memoryview(part)
+                while len(left):  # more than 2 GB go in several writes
+                    left = left[self._file.write(left) :]
+            if self._pace.due():
+                os.fsync(self._file.fileno())
+                self._pace.done()
+            self._end = self._file.tell()
         except OSError as error:
             with suppress(OSError):  # nothing half-written stays
-                os.truncate(self.path, self._end)
+                self._file.truncate(self._end)
             raise cannot_write(self.path, error) from None
 
-    def _truncate(self) -> None:
-        """Cut off what is not whole."""
-        assert self.path is not None
+    def _require_like(self, then: Tensor, X: Tensor, measure: Callable[[Tensor], Tensor]) -> None:
+        enough, gap = torch.finfo(then.dtype).eps ** 0.5 * float(then.abs().max()), 0.0
+        for count in (1, X.shape[1]):  # networks of low precision may round one column by itself otherwise
+            gap = float((measure(X[:, :count]).detach().cpu() - then[:count]).abs().max())
+            if gap <= enough:
+                return
+        raise SettingError(
+            f"The checkpoint {self.path} must be of this map",
+            f"a first product that differs by {gap:.2g}",
+            "Delete it to start again, or name another file.",
+        )
+
+
+def _opened(path: Path) -> io.FileIO:
+    try:
+        if not path.exists():
+            path.touch()
+        return path.open("r+b", buffering=0)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def _found(path: Path, settings: Settings) -> tuple[list[_Entry], int]:
+    """The whole entries of a file, and where they end; one without any is nobody's."""
+    entries, end = [], 0
+    with path.open("rb") as file:
+        head = file.readline(_LONGEST)
+        if not head:
+            return [], 0
         try:
-            os.truncate(self.path, self._end)
-        except OSError as error:
-            raise cannot_write(self.path, error) from None
-
-    def _require_like(self, now: Tensor, then: Tensor) -> None:
-        gap = float((now[0].detach().cpu() - then[0]).abs().max())
-        if not gap <= torch.finfo(then.dtype).eps ** 0.5 * float(then.abs().max()):
-            raise SettingError(
-                f"The checkpoint {self.path} must be of this map",
-                f"a first product that differs by {gap:.2g}",
-                "Delete it to start again, or name another file.",
-            )
+            found = json.loads(head)[KEY]
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(
+                f"{path} must be a whole checkpoint",
+                f"{type(error).__name__}: {error}",
+                "Delete it to start again.",
+            ) from None
+        while (entry := _next_entry(file)) is not None:
+            entries.append(entry)
+            end = file.tell()
+    if entries:
+        require_same_run(path, settings, found)
+    return entries, end
 
 
 def _next_entry(file: BinaryIO) -> _Entry | None:

@@ -19,11 +19,13 @@ from torchstone.linalg.bootstrap import bootstrap_band
 from torchstone.linalg.checkpoint import digest
 from torchstone.linalg.eigen import Eigenpairs
 from torchstone.linalg.finished_runs import FinishedRuns
+from torchstone.linalg.finished_work import FinishedWork
 from torchstone.linalg.function_trace import FunctionTrace
 from torchstone.linalg.known_space import KnownSpace
 from torchstone.linalg.lanczos_columns import Tridiagonal, lanczos_columns
 from torchstone.linalg.linear_map import LinearMap, require_symmetric
 from torchstone.linalg.probes import draw_probes
+from torchstone.linalg.resumable import resumable
 from torchstone.linalg.sampling import require_at_least
 from torchstone.linalg.spectral_density import SpectralCurve
 from torchstone.linalg.trace import TraceEstimate
@@ -251,7 +253,8 @@ def lanczos_quadrature(
     begun = digest(generator.get_state())
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     if probes >= A.shape[0] - (0 if space is None else len(space.values)):
-        return exact_spectrum(A, steps, seed)
+        with FinishedWork.of(checkpoint, "lanczos_quadrature, exactly", A, None) as finished:
+            return exact_spectrum(resumable(A, finished), steps, seed)
     target, atoms, products = A, torch.empty(0, dtype=torch.float64), 0
     at_once = block or max(1, _AT_ONCE // (A.shape[0] * min(steps, A.shape[0])))
     held = "none" if known is None else digest(known.values)

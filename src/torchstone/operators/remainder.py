@@ -73,10 +73,11 @@ class Remainder:
         columns = torch.cat([self.samples, self.samples.sum(1, keepdim=True)], dim=1)
         return (columns.var(0) / self.probes).tolist()
 
-    def compute(self) -> None:
-        """The exact traces, from one product an entry."""
+    def compute(self, checkpoint: str | os.PathLike[str] | None = None) -> None:
+        """The exact traces, from one product an entry; those that are done are kept in the file."""
         eye = torch.eye(self.size, dtype=self.hessian.dtype, device=self.hessian.device)
-        blocks = [self._forms(block.T) for block in eye.split(32)]
+        with self._finished(checkpoint, None) as finished:
+            blocks = [finished(block.T, self._forms) for block in eye.split(32)]
         self.samples = torch.cat(blocks).sum(0, keepdim=True)
 
     def estimate(
@@ -106,9 +107,7 @@ class Remainder:
             Whether it is precise enough.
         """
         counts = {"least": min_probes, "most": max_probes, "block": block}
-        with FinishedWork.of(
-            checkpoint, "hessian_trace", self.hessian, generator, parameters=" ".join(self.names), **counts
-        ) as finished:
+        with self._finished(checkpoint, generator, **counts) as finished:
             while True:
                 target = min_probes if self.probes < min_probes else max_probes
                 X = draw_probes(self.hessian, min(block, target - self.probes), generator, "rademacher")
@@ -120,6 +119,17 @@ class Remainder:
                 precise = error <= tolerance * abs(known + self.total)
                 if precise or self.probes >= max_probes:
                     return precise
+
+    def _finished(
+        self,
+        checkpoint: str | os.PathLike[str] | None,
+        generator: torch.Generator | None,
+        **settings: int,
+    ) -> FinishedWork:
+        names = " ".join(self.names)
+        return FinishedWork.of(
+            checkpoint, "hessian_trace", self.hessian, generator, parameters=names, **settings
+        )
 
     def _forms(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "k names"]:
         """x_p^T (R x)_p of every column x and parameter p; their means over probes are the traces of the blocks R_pp."""

@@ -152,7 +152,7 @@ def hessian_trace(
         return _result(specimen, gauss_newton, None, converged)
     remainder = Remainder(specimen, split, names, gauss_newton.missing, memory_bytes)
     if remainder.size <= max_probes:
-        remainder.compute()
+        remainder.compute(checkpoint)
         converged = variance**0.5 <= tolerance * abs(known + remainder.total)
     else:
         converged = remainder.estimate(
