@@ -29,7 +29,8 @@ class ResumableMap(LinearMap):
     it stays. A file of another run is refused as soon as a vector differs from the one multiplied then: after other
     arguments, another seed, or rounding of another number of threads or another machine. The first product is computed
     again in part, one column, so that a file of another map is refused too. A product that a kill cut short in the file
-    is computed again.
+    is computed again. Processes that make the products together, as `Specimen(processes=...)` does, share one file on a
+    file system that all of them see.
 
     Cost: on disk 4 (float32) or 8 bytes for each of the m or n entries of a product; no memory beyond a block. Time: for
     hashing and writing, about 10 nanoseconds an entry, which is far below a product of a network's curvature; waiting for
