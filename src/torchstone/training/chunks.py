@@ -33,6 +33,7 @@ class Chunk:
         series: (k, E) by name.
         diverged: Step by member.
         ledger: (k, E, n).
+        reason: Why not compiled; empty where compiled or not asked for.
     """
 
     members: Tensor
@@ -40,6 +41,7 @@ class Chunk:
     series: Mapping[str, Tensor]
     diverged: Mapping[int, int] = field(default_factory=dict)
     ledger: Tensor | None = None
+    reason: str = ""
 
 
 def chunks(job: Job, memory_budget: int) -> list[Tensor]:

@@ -34,12 +34,15 @@ class DenseRun:
     def __call__(self, h: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         """The activations after the run."""
         own = [None if name is None else tensors[name] for name in self._names]
-        flat: Any = _Run.apply(h.flatten(1, -2) if h.ndim > 3 else h, self._rectified, *own)
-        return flat.unflatten(1, h.shape[1:-1]) if h.ndim > 3 else flat
+        columns: Any = _Run.apply((h.flatten(1, -2) if h.ndim > 3 else h).mT, self._rectified, *own)
+        return columns.mT.unflatten(1, h.shape[1:-1]) if h.ndim > 3 else columns.mT
 
 
 class _Run(torch.autograd.Function):
-    """relu(x W' + b) again and again; gradients of W come as W lies in memory, which autograd's own do not."""
+    """relu(W x + b) again and again on examples in columns (K, width, B).
+
+    So every factor but one is read as it lies in memory, and gradients of W come as W lies, which autograd's own do not.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rectified: list[bool], *tensors: Tensor | None) -> Tensor:
@@ -48,11 +51,7 @@ class _Run(torch.autograd.Function):
             weight, bias = tensors[2 * k : 2 * k + 2]
             assert weight is not None
             last = inputs[-1]
-            h = (
-                torch.bmm(last, weight.mT)
-                if bias is None
-                else torch.baddbmm(bias.unsqueeze(1), last, weight.mT)
-            )
+            h = torch.bmm(weight, last) if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, last)
             inputs.append(h.relu_() if follows else h)
         # What follows may write into the output, unless it is needed to know where the last ReLU was 0.
         ctx.save_for_backward(*tensors[::2], *(inputs if rectified[-1] else inputs[:-1]))
@@ -72,9 +71,9 @@ class _Run(torch.autograd.Function):
             if ctx.rectified[k]:
                 slope = _THRESHOLD(slope, inputs[k + 1], 0)
             if needed[2 * k]:
-                found[2 * k] = torch.bmm(slope.mT, inputs[k])
+                found[2 * k] = torch.bmm(slope, inputs[k].mT)
             if needed[2 * k + 1]:
-                found[2 * k + 1] = slope.sum(1)
+                found[2 * k + 1] = slope.sum(2)
             if of_x or k > first:
-                slope = torch.bmm(slope, weights[k])
+                slope = torch.bmm(weights[k].mT, slope)
         return slope if of_x else None, None, *found

@@ -59,8 +59,8 @@ class TrainedMany:
             after the end of a shorter run.
         steps: Updates of each member, (K,).
         diverged: Members whose loss or weights were not finite, and the step at which that was first seen.
-        way: "batched", "vmapped" or "one by one".
-        reason: Why one by one, or in what a member differs from one trained alone; empty where neither.
+        way: "batched", "vmapped" or "one by one"; the first two with ", compiled" where they were.
+        reason: Why one by one or not compiled, or in what a member differs from one trained alone; empty where neither.
         ledger: What was noted at each presentation, (K, E, n) in the order of each member's rows; NaN where nothing was
             presented. None unless asked for.
     """
@@ -104,6 +104,7 @@ def fit_many(
     on_epoch: OnMembersEpoch | None = None,
     on_progress: Progress | None = None,
     memory_budget: int = 2**30,
+    compiled: bool = False,
 ) -> TrainedMany:
     r"""Minimise K empirical risks :math:`\frac1{n_k}\sum_{i \in S_k} \ell_i(\theta_k)` at once.
 
@@ -141,6 +142,10 @@ def fit_many(
         on_epoch: Called after each epoch of each chunk; the (k,) values it returns are recorded under their names.
         on_progress: Called after each epoch with the member epochs done and all of them.
         memory_budget: Bytes.
+        compiled: Record the operators of a step once and train on compiled code (TorchInductor), where that works; else the
+            result says why not. Takes 5 to 30 s before the first step (under 1 s the next time), so it pays where the training
+            itself takes minutes.
+            What Python decides in the network and the losses is decided once.
 
     Returns:
         The networks and how the training went.
@@ -185,6 +190,7 @@ def fit_many(
         ledger=ledger,
         on_epoch=_telling(on_epoch),
         on_progress=_counting(on_progress, data, budgets, batch_size),
+        compiled=compiled,
     )
     way, reason = way_of(job)
     if way is not None:
@@ -194,7 +200,11 @@ def fit_many(
         )
         if parts:
             name = "batched" if way is batched else "vmapped"
-            return _joined(job, [train_as_one(job, part, way) for part in parts], name, _differs(models))
+            trained = [train_as_one(job, part, way) for part in parts]
+            uncompiled = next((chunk.reason for chunk in trained if chunk.reason), "")
+            name += ", compiled" if compiled and not uncompiled else ""
+            reasons = "; ".join(filter(None, (uncompiled, _differs(models))))
+            return _joined(job, trained, name, reasons)
     return _joined(job, [train_one_by_one(job)], "one by one", reason)
 
 

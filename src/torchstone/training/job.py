@@ -35,6 +35,7 @@ class Job:
     ledger: PerExample | None
     on_epoch: Callable[[int, int, Tensor, Tensor, Ensemble], dict[str, Tensor]] | None
     on_progress: Callable[[int], None]
+    compiled: bool = False
 
     @property
     def device(self) -> torch.device:

@@ -74,7 +74,7 @@ class MemberSteps:
         if self._decay is not None and not self._decoupled:
             for p in moved:
                 assert p.grad is not None
-                p.grad.addcmul_(p.detach(), _spread(self._decay, p))
+                p.grad = p.grad.addcmul(p.detach(), _spread(self._decay, p))  # two may share one gradient
         rates = {id(p): float(group["lr"]) for group in self.optimizer.param_groups for p in group["params"]}
         take_step(self.optimizer)
         with torch.no_grad():

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from torchstone.errors import SettingError, TorchstoneError
@@ -53,6 +54,20 @@ def take_step(optimizer: Optimizer) -> None:
             f"{type(optimizer).__name__}, which says: {error}",
             "Use SGD or Adam, or call its step() by itself after a backward pass to see why it fails.",
         ) from error
+
+
+def fuse(optimizer: Optimizer) -> Optimizer:
+    """One kernel for the whole update, equal up to rounding, where PyTorch has one and the user chose no other."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    known = all(
+        p.device.type in ("cpu", "cuda") and p.dtype in (torch.float32, torch.float64) for p in parameters
+    )
+    if type(optimizer) in (SGD, Adam, AdamW) and known:
+        for group in optimizer.param_groups:
+            chosen = any(group.get(name) for name in ("foreach", "fused", "capturable", "differentiable"))
+            if not chosen and group.get("fused") is None and not isinstance(group["lr"], Tensor):
+                group["fused"] = True
+    return optimizer
 
 
 def scheduled(scheduler: LRScheduler | SchedulerFactory | None, optimizer: Optimizer) -> LRScheduler | None:

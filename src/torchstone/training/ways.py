@@ -101,7 +101,7 @@ def way_of(job: Job) -> tuple[Way | None, str]:
         found = _trial(job, batched)
     except (TorchstoneError, *TRIAL):
         return vmapped, ""
-    return (batched if _same(found, expected) else vmapped), ""
+    return (batched if same(found, expected) else vmapped), ""
 
 
 def _pair(job: Job) -> Stack:
@@ -128,8 +128,8 @@ def _trial(job: Job, way: Way) -> dict[str, Tensor]:
     return {"losses": values.detach(), "penalty": penalty.detach(), "notes": note, **slopes, **pair.buffers}
 
 
-def _same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    """Equal up to rounding, which a slope that cancels to zero has in the size of the others."""
+def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    """Whether losses, gradients ("gradient of ...") and buffers are equal up to rounding, which a slope that cancels to zero has in the size of the others."""
     if found.keys() != expected.keys():
         return False
     sizes = {
