@@ -107,6 +107,25 @@ def test_bits() -> None:
     assert not batches.same_bits(torch.zeros(2), torch.zeros(2, dtype=torch.float64))
     assert batches.same_bits(torch.zeros(0), torch.zeros(0))
     assert batches.same_bits(torch.tensor(True), torch.tensor(True))
+    assert not batches.same_bits(torch.tensor(True), torch.tensor(False))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.bfloat16, torch.float32, torch.complex128])
+@pytest.mark.parametrize("count", [1, 7, 8])
+@pytest.mark.parametrize("start", [0, 1, 4])
+def test_bits_of_parts_of_memory(dtype: torch.dtype, count: int, start: int) -> None:
+    """Wherever a part begins and whatever it holds, one changed number is seen, and none outside."""
+    memory = torch.arange(40).to(dtype)
+    part, other = memory[start : start + count], memory.clone()[start : start + count]
+    assert batches.same_bits(part, other)
+    memory[start + count], memory[39] = 0, 0
+    assert batches.same_bits(part, other)
+    for place in range(count):
+        changed = other.clone()
+        changed[place] += 1
+        assert not batches.same_bits(part, changed)
+        assert not batches.same_bits(changed, part)
+    assert batches.same_bits(memory[::2], memory.clone()[::2])
 
 
 def test_row_digests_see_the_order_of_examples() -> None:

@@ -152,8 +152,14 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
         return False
     if first.numel() == 0:
         return True
-    view = lambda tensor: tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    return bool(torch.equal(view(first), view(second)))
+    flat = [tensor.detach().contiguous().reshape(-1) for tensor in (first, second)]
+    # In the widest pieces that fit: byte by byte takes eight times as long.
+    places = (flat[0].nbytes, *(one.storage_offset() * one.element_size() for one in flat))
+    wide = next(size for size in _INTEGERS if all(place % size == 0 for place in places))
+    return torch.equal(flat[0].view(_INTEGERS[wide]), flat[1].view(_INTEGERS[wide]))
+
+
+_INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 
 def row_digests(batch: Batch) -> list[bytes]:

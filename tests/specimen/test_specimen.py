@@ -152,6 +152,21 @@ def test_sums_never_write_into_what_they_add() -> None:
     assert torch.equal(weight, before)
 
 
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_what_is_given_away_has_the_same_mean_to_the_bit(pieces: int) -> None:
+    """Rounding a quotient in float64 to float32 is the quotient in float32; several batches are added in float64."""
+    x = torch.randn(9, 20_000, generator=torch.Generator().manual_seed(0)) * 1e-3
+    specimen = Specimen(nn.Linear(20_000, 1), Regression(), [(part, part) for part in x.split(9 // pieces)])
+    function = lambda batch: batch[0].sum(0)
+    careful, given = specimen.mean_over(function), specimen.mean_over(function, given=True)
+    assert careful.dtype == torch.float64
+    assert given.dtype == (torch.float32 if pieces == 1 else torch.float64)
+    assert torch.equal(given.float(), careful.float())
+    pair = specimen.sum_over(lambda batch: (function(batch), function(batch).double()), given=True)
+    assert torch.equal(pair[0].float(), specimen.sum_over(function).float())
+    assert pair[1].dtype == torch.float64
+
+
 def test_rows_of_different_shapes_are_told_apart() -> None:
     ragged = [torch.zeros(3, 5, dtype=torch.long), torch.zeros(3, 7, dtype=torch.long)]
     specimen = Specimen(nn.Sequential(nn.Embedding(4, 4)), CausalLM(), ragged)

@@ -190,32 +190,40 @@ class Specimen:
             found = torch.autograd.grad(value, inputs, **{"materialize_grads": True, **options})
         return tuple(map(_dense, found))
 
-    def sum_over(self, function: Callable[[Batch], Any], split: str = "train") -> Any:
+    def sum_over(self, function: Callable[[Batch], Any], split: str = "train", *, given: bool = False) -> Any:
         """Sum of `function(batch)` over the batches of a split, accumulated in float64.
 
         Args:
             function: Returns a tensor, or a tuple of tensors, already summed over the batch's examples.
             split: Part of the data.
+            given: The function keeps nothing of what it returns, so that the first result need not be copied, and the
+                only one keeps its dtype. That saves most of the time of a sum of one batch as long as the parameters.
 
         Returns:
             Float64 tensors like those of `function`, on the model's device.
         """
-        total: Tensor | tuple[Tensor, ...] | None = None
+        total: tuple[Tensor, ...] | None = None
+        single = alone = True
         with self.measuring(), self.processes.telling_failure():
             for batch in self.share(split):
                 result = function(batch)
                 single = isinstance(result, Tensor)
                 parts = tuple(part.detach() for part in ((result,) if single else result))
-                if total is not None:
-                    parts = tuple(a.add_(b) for a, b in zip(_parts(total), parts, strict=True))
-                else:  # copied, because the function may keep what it returns
-                    parts = tuple(part.to(torch.float64, copy=True) for part in parts)
-                total = parts[0] if single else parts
-        return self.processes.summed(total)
+                if total is None:
+                    total = parts if given else tuple(part.to(torch.float64, copy=True) for part in parts)
+                else:
+                    alone = False
+                    pairs = zip(total, parts, strict=True)
+                    total = tuple(a.to(torch.float64).add_(b) for a, b in pairs)
+        if total is not None and not (alone and self.processes.count == 1):
+            total = tuple(part.to(torch.float64) for part in total)
+        return self.processes.summed(total[0] if total is not None and single else total)
 
-    def mean_over(self, function: Callable[[Batch], Any], split: str = "train") -> Any:
+    def mean_over(
+        self, function: Callable[[Batch], Any], split: str = "train", *, given: bool = False
+    ) -> Any:
         """`sum_over` divided by the number of examples, so that a ragged last batch weighs what it should."""
-        total, size = self.sum_over(function, split), self.size(split)
+        total, size = self.sum_over(function, split, given=given), self.size(split)
         return total.div_(size) if isinstance(total, Tensor) else tuple(part.div_(size) for part in total)
 
     def map_over(self, function: Callable[[Batch], Tensor], split: str = "train") -> Tensor:
