@@ -1,6 +1,6 @@
 """Curvature by torchstone and by its peers, in turns in one process: seconds, memory, accuracy, ratios.
 
-    python benchmarks/curvature.py [digits] [resnet18] [resnet18-64] [--only trace,eigenpairs,product]
+    python benchmarks/curvature.py [digits] [resnet18] [resnet18-64] [transformer] [--only trace,eigenpairs,product]
 
 Peers are used where they are installed: `pip install -c constraints.txt pyhessian curvlinops-for-pytorch
 hessian-eigenthings`. The table is printed, and written to benchmarks/results/ with --write.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared import resnet
+from shared import resnet, transformer
 from shared.side_by_side import HEADER, Way, compare
 from torch import Tensor, nn
 
@@ -33,6 +33,7 @@ NETWORKS: dict[str, Callable[[], Specimen]] = {
     "resnet18-64": lambda: resnet.build(
         images=64
     ),  # for products, whose fixed costs 16 images do not outweigh
+    "transformer": transformer.build,
 }
 
 
@@ -226,7 +227,7 @@ def deflated(problem: Problem, judge: Judge) -> list[Way]:
 
 
 def product(problem: Problem, runs: int) -> list[str]:
-    """One product after the first, over one gradient."""
+    """One product, in a row of them as loops make it, over one gradient."""
     hessian = Hessian(problem.specimen, memory_bytes=2**32)
     gauss_newton = GaussNewton(problem.specimen, memory_bytes=2**32)
     rebuilt = Hessian(problem.specimen, memory_bytes=0)
@@ -254,7 +255,7 @@ def product(problem: Problem, runs: int) -> list[str]:
         ]
         if third.full_dataset:
             ways.append(Way("PyHessian, Hessian", lambda: third.dataloader_hv_product(shaped)))
-    return compare("Hessian product (over one gradient)", gradient, ways, runs)
+    return compare("Hessian product (over one gradient)", gradient, ways, runs, calls=3)
 
 
 PARTS = {"product": (product, 5), "trace": (trace, 6), "eigenpairs": (eigenpairs, 3)}
@@ -264,7 +265,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("networks", nargs="*", default=["digits"], help="digits, resnet18, resnet18-64")
+    parser.add_argument(
+        "networks", nargs="*", default=["digits"], help="digits, resnet18, resnet18-64, transformer"
+    )
     parser.add_argument("--only", default="product,trace,eigenpairs", help="parts, separated by commas")
     parser.add_argument(
         "--peers", default=",".join(sorted(PEERS)), help="peers, separated by commas; some take an hour"

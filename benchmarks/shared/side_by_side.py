@@ -38,18 +38,26 @@ class Way:
         """Median CPU seconds over the runs."""
         return statistics.median(self.seconds)
 
-    def run(self) -> None:
-        """Once, timed and weighed. Time is the process's own on all its cores, so that a busy machine matters less."""
+    def run(self, calls: int = 1) -> None:
+        """Once, timed and weighed. Time is the process's own on all its cores, so that a busy machine matters less.
+
+        Args:
+            calls: With more than one, the mean of all but the first, which finds the memory that the others use again.
+        """
         gc.collect()
         before = _peak_from_here()
+        result = self.call() if calls > 1 else None
         start = time.process_time()
-        result = self.call()
-        self.seconds.append(time.process_time() - start)
+        for _ in range(max(1, calls - 1)):
+            result = self.call()
+        self.seconds.append((time.process_time() - start) / max(1, calls - 1))
         self.bytes = max(self.bytes, _resident("VmHWM") - before)
         self.results.append(result)
 
 
-def compare(title: str, ours: Way, peers: list[Way], runs: int, warm: bool = True) -> list[str]:
+def compare(
+    title: str, ours: Way, peers: list[Way], runs: int, warm: bool = True, calls: int = 1
+) -> list[str]:
     """Run all ways in turns; rows of a Markdown table.
 
     Args:
@@ -58,13 +66,14 @@ def compare(title: str, ours: Way, peers: list[Way], runs: int, warm: bool = Tru
         peers: Theirs.
         runs: How often each.
         warm: Whether to run each once before.
+        calls: In a row at each turn.
     """
     ways = [ours, *peers]
     for way in ways if warm else ():  # so that what is made once is made
         way.call()
     for _ in range(runs):
         for way in ways:
-            way.run()
+            way.run(calls)
             print(f"  {title}, {way.name}: {way.seconds[-1]:.3g} s", file=sys.stderr, flush=True)
     rows = []
     for way in ways:

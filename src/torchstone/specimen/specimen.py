@@ -395,9 +395,5 @@ class Specimen:
         return moved
 
 
-def _parts(total: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (total,) if isinstance(total, Tensor) else total
-
-
 def _dense(gradient: Any) -> Any:
     return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
