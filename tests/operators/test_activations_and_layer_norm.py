@@ -1,4 +1,4 @@
-"""Activations and layer normalisation inside `EfficientDerivatives`: PyTorch's values and derivatives, in fewer passes."""
+"""Activations, layer normalisation and softmax inside `EfficientDerivatives`: PyTorch's values and derivatives, in fewer passes."""
 
 from __future__ import annotations
 
@@ -119,6 +119,27 @@ def test_layer_norm_has_pytorchs_derivatives(shape, normalised, weight, bias, li
         assert linear or gradgradcheck(build, leaves)
 
 
+SOFTMAX: dict[str, Callable[[Tensor], Tensor]] = {
+    "of a module": nn.Softmax(dim=1),
+    "of the functions": lambda x: functional.softmax(x, -1),
+    "of PyTorch": lambda x: torch.softmax(input=x, dim=0),
+    "of a tensor": lambda x: x.softmax(2),
+}
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("kind", SOFTMAX)
+def test_softmax_has_pytorchs_derivatives(kind: str, linear: bool) -> None:
+    leaf, function = 3 * draw(2, 3, 4), SOFTMAX[kind]
+    leaf.requires_grad_()
+    assert_the_same(function, [leaf], linear)
+    assert_the_same(lambda x: function(x.mT) * function(x.mT), [leaf], linear)
+    with EfficientDerivatives(linear):
+        assert "_Softmax" in name(function(leaf))
+        assert gradcheck(function, leaf)
+        assert linear or gradgradcheck(function, leaf)
+
+
 TRAINED = [some for some in itertools.product([True, False], repeat=3) if any(some)]
 
 
@@ -132,7 +153,7 @@ def test_layer_norm_with_frozen_parts(trained: tuple[bool, ...], linear: bool) -
 
 def test_what_is_left_to_pytorch() -> None:
     x, weight = draw(3, 4).requires_grad_(), draw(4, seed=1)
-    ours = ("_Elementwise", "_LayerNorm")
+    ours = ("_Elementwise", "_LayerNorm", "_Softmax")
     with EfficientDerivatives(linear=False):
         left = {
             "in place": functional.silu(x.clone(), inplace=True),
@@ -140,6 +161,9 @@ def test_what_is_left_to_pytorch() -> None:
             "half precision": functional.gelu(x.bfloat16()),
             "normalisation in half precision": functional.layer_norm(x.bfloat16(), (4,)),
             "relu": torch.relu(x),
+            "softmax in another type": torch.softmax(x, 1, dtype=torch.float32),
+            "softmax in half precision": torch.softmax(x.bfloat16(), 1),
+            "softmax of nothing": torch.softmax(x[:0], 1),
             "nothing to differentiate": torch.tanh(x.detach()),
             "no examples": torch.tanh(x[:0]),
             "no examples to normalise": functional.layer_norm(x[:0], (4,), weight),
@@ -152,6 +176,8 @@ def test_what_is_left_to_pytorch() -> None:
         left["under a transform"] = torch.func.grad(lambda t: torch.tanh(t).sum())(x)
         out = torch.empty(3, 4, dtype=torch.float64)
         assert torch.equal(torch.tanh(x.detach(), out=out), out)
+        with pytest.raises(IndexError, match="Dimension out of range"):
+            torch.softmax(x, 2)
         with pytest.raises(RuntimeError, match="Given normalized_shape"):
             functional.layer_norm(x, (5,))
     assert not [case for case, value in left.items() if any(kind in name(value) for kind in ours)]
@@ -159,7 +185,7 @@ def test_what_is_left_to_pytorch() -> None:
 
 def test_a_third_derivative_is_refused_and_never_wrong() -> None:
     x = draw(3, 4).requires_grad_()
-    for function in (torch.tanh, lambda t: functional.layer_norm(t, (4,))):
+    for function in (torch.tanh, lambda t: functional.layer_norm(t, (4,)), lambda t: t.softmax(1)):
         with EfficientDerivatives(linear=False):
             value = function(x)
         (first,) = torch.autograd.grad(value.square().sum(), x, create_graph=True)
@@ -187,6 +213,7 @@ class Passes(TorchDispatchMode):
     [
         (functional.gelu, 2, 8),  # u f'(x) and u f''(x) g
         (lambda t: functional.layer_norm(t, (6,), draw(6, seed=1), draw(6, seed=2)), 11, 30),
+        (lambda t: t.softmax(1), 7, 11),  # with the softmax's own backward pass
     ],
 )
 def test_passes_over_the_activations(function: Callable[[Tensor], Tensor], most: int, pytorchs: int) -> None:
@@ -218,7 +245,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.act(self.norm(self.act(self.norm(self.first(x)))))
-        return self.last((self.bare(hidden) + functional.silu(hidden)).sum(1).tanh())
+        mixed = (hidden @ hidden.mT).softmax(-1) @ hidden
+        return self.last((self.bare(mixed) + functional.silu(hidden)).sum(1).tanh())
 
 
 @pytest.mark.parametrize("kept", [True, False])
