@@ -13,7 +13,7 @@ from torchstone.training.dp_sgd import fit_privately
 from torchstone.training.evaluation import cross_entropy
 from torchstone.training.fit import fit
 from torchstone.training.fit_many import fit_many
-from torchstone.training.optimizers import made_optimizer, scheduled, take_step
+from torchstone.training.optimizers import fuse, made_optimizer, scheduled, take_step
 
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(12) % 3
@@ -103,3 +103,26 @@ def test_as_many_generators_as_networks() -> None:
     for generators, words in ((None, "got no generators"), ([torch.Generator()], "got 1 generators")):
         with pytest.raises(SettingError, match=words):
             many(generators=generators)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+@pytest.mark.parametrize(
+    ("chosen", "fused"),
+    [
+        ({}, True),
+        ({"foreach": False}, None),
+        ({"foreach": True}, None),
+        ({"fused": False}, False),
+        ({"differentiable": True}, None),
+        ({"lr": torch.tensor(0.1)}, None),
+    ],
+)
+def test_an_update_is_fused_where_the_user_chose_nothing(kind: Any, chosen: Any, fused: bool | None) -> None:
+    optimizer = fuse(kind([torch.zeros(2, requires_grad=True)], **({"lr": 0.1} | chosen)))
+    assert optimizer.param_groups[0]["fused"] is fused
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.complex64])
+def test_other_types_are_not_fused(dtype: torch.dtype) -> None:
+    optimizer = fuse(torch.optim.Adam([torch.zeros(2, dtype=dtype, requires_grad=True)], lr=0.1))
+    assert optimizer.param_groups[0]["fused"] is None

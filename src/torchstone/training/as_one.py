@@ -15,7 +15,7 @@ from torchstone.training.compiled import CompiledSlopes, compiled_or_not
 from torchstone.training.ensemble import Ensemble
 from torchstone.training.job import Job
 from torchstone.training.member_steps import MemberSteps
-from torchstone.training.optimizers import fuse, made_optimizer, scheduled
+from torchstone.training.optimizers import fuse, made_optimizer, scheduled, unfuse
 from torchstone.training.order import EpochOrder, seeded_epoch
 from torchstone.training.presentation import failure
 from torchstone.training.slopes import SlopesOf
@@ -116,6 +116,8 @@ class _Loop:
         except Exception as error:  # noqa: BLE001 - raised below in words
             told = failure(error, rows.shape[1], self.done + 1)
             raise told from told.__cause__
+        if any(gradient is None for gradient in slopes.gradients):
+            unfuse(self._steps.optimizer)
         for p, gradient in zip(self._trained, slopes.gradients, strict=True):
             # As p lies in memory, which fused kernels take for granted.
             p.grad = None if gradient is None else gradient.contiguous()

@@ -71,11 +71,16 @@ class MemberSteps:
             return
         moved = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         before = [p.detach().clone() for p in moved]
+        groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
+        rates = {place: float(group["lr"]) for place, group in groups.items()}
         if self._decay is not None and not self._decoupled:
             for p in moved:
                 assert p.grad is not None
-                p.grad = p.grad.addcmul(p.detach(), _spread(self._decay, p))  # two may share one gradient
-        rates = {id(p): float(group["lr"]) for group in self.optimizer.param_groups for p in group["params"]}
+                sign = (
+                    -1 if groups[id(p)].get("maximize") else 1
+                )  # weights shrink even where the loss is to grow
+                # A new tensor, because two may share one gradient.
+                p.grad = p.grad.addcmul(p.detach(), _spread(self._decay, p), value=sign)
         take_step(self.optimizer)
         with torch.no_grad():
             for p, old in zip(moved, before, strict=True):
@@ -93,14 +98,27 @@ class MemberSteps:
 def for_one_member(
     factory: OptimizerFactory, lr_factor: float, weight_decay: float | None
 ) -> OptimizerFactory:
-    """The same optimiser for one member trained alone: its learning rate and weight decay in every group."""
+    """The same optimiser for one member trained alone: its factor of whatever rate is in force, its weight decay."""
 
     def make(parameters: Any) -> Optimizer:
         optimizer = made_optimizer(factory, parameters)
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * lr_factor
-            if weight_decay is not None:
+        if weight_decay is not None:
+            for group in optimizer.param_groups:
                 group["weight_decay"] = weight_decay
+        if lr_factor != 1:  # during the step alone: a schedule may set rates without regard to the first
+            rates: list[Any] = []
+
+            def scale(*_: Any) -> None:
+                rates[:] = [group["lr"] for group in optimizer.param_groups]
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * lr_factor
+
+            def restore(*_: Any) -> None:
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate
+
+            optimizer.register_step_pre_hook(scale)
+            optimizer.register_step_post_hook(restore)
         return optimizer
 
     return make

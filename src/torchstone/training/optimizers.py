@@ -64,10 +64,18 @@ def fuse(optimizer: Optimizer) -> Optimizer:
     )
     if type(optimizer) in (SGD, Adam, AdamW) and known:
         for group in optimizer.param_groups:
-            chosen = any(group.get(name) for name in ("foreach", "fused", "capturable", "differentiable"))
-            if not chosen and group.get("fused") is None and not isinstance(group["lr"], Tensor):
+            chosen = any(group.get(name) is not None for name in ("foreach", "fused"))
+            chosen = chosen or any(group.get(name) for name in ("capturable", "differentiable"))
+            if not chosen and not isinstance(group["lr"], Tensor):
                 group["fused"] = True
     return optimizer
+
+
+def unfuse(optimizer: Optimizer) -> None:
+    """Undo `fuse`: PyTorch's fused SGD fails where a parameter's first gradient comes later than others'."""
+    if type(optimizer) is SGD:
+        for group in optimizer.param_groups:
+            group["fused"] = None
 
 
 def scheduled(scheduler: LRScheduler | SchedulerFactory | None, optimizer: Optimizer) -> LRScheduler | None:

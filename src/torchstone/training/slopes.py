@@ -46,6 +46,8 @@ class SlopesOf:
         # The slopes of the means in their examples, without a graph of the means.
         sums, weights = [values], [torch.full_like(values, 1 / values.shape[1])]
         if penalty.requires_grad:
-            sums, weights = [values, penalty], [weights[0], torch.ones_like(penalty)]
+            sums, weights = [*sums, penalty], [*weights, torch.ones_like(penalty)]
+            if not values.requires_grad:
+                sums, weights = sums[1:], weights[1:]
         leaves = [p for p in parameters.values() if p.requires_grad]
         return Slopes(values.detach(), note, torch.autograd.grad(sums, leaves, weights, allow_unused=True))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
+from torch.optim import Optimizer
 
 from torchstone.errors import SettingError, TorchstoneError
 from torchstone.stateless import StatelessCall
@@ -84,12 +85,17 @@ def way_of(job: Job) -> tuple[Way | None, str]:
     """
     if not any(p.requires_grad for p in job.models[0].parameters()):
         return None, "the network has no trainable parameters"
+    pair = _pair(job).leaves
     try:
-        optimizer = made_optimizer(job.optimizer, _pair(job).leaves)
+        optimizer = made_optimizer(job.optimizer, pair)
     except SettingError as error:
         return None, f"the optimizer does not take stacked parameters: {error}"
     if type(optimizer) not in ELEMENTWISE:
         return None, f"{type(optimizer).__name__} is not known to move every coordinate by itself"
+    model = copy.deepcopy(job.models[0])
+    alone = made_optimizer(job.optimizer, list(model.parameters()))
+    if _groups(alone, list(model.parameters())) != _groups(optimizer, pair):
+        return None, "the optimizer sorts stacked parameters into other groups than a network's own"
     try:
         expected = _trial(job, vmapped)
     except TorchstoneError:
@@ -104,6 +110,18 @@ def way_of(job: Job) -> tuple[Way | None, str]:
     return (batched if same(found, expected) else vmapped), ""
 
 
+def _groups(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[tuple[list[int], dict[str, str]]]:
+    """Which parameters are in each group of an optimiser, and the group's settings."""
+    place = {id(p): k for k, p in enumerate(parameters)}
+    return [
+        (
+            [place.get(id(p), -1) for p in group["params"]],
+            {name: repr(value) for name, value in group.items() if name != "params"},
+        )
+        for group in optimizer.param_groups
+    ]
+
+
 def _pair(job: Job) -> Stack:
     """Member 0, and a network whose weights differ everywhere."""
     pair = Stack.of([job.models[0], job.models[0]])
@@ -116,12 +134,14 @@ def _pair(job: Job) -> Stack:
 def _trial(job: Job, way: Way) -> dict[str, Tensor]:
     """Losses, notes, gradients and buffers of one step of a pair, without dropout."""
     template, pair = copy.deepcopy(job.models[0]), _pair(job)
-    rows = job.data.rows[0][: job.batch_size].expand(2, -1)
+    # Batches that differ, so that a loss that mixes the examples of a batch says other things of two batches as one.
+    first, last = job.data.rows[0][: job.batch_size], job.data.rows[-1]
+    rows = torch.stack([first, last[(-1 - torch.arange(len(first)) // 2) % len(last)]])
     with seeded_epoch(template, job.device, 0):
         for module in template.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.eval()
-        x, y = job.data.batch(torch.tensor([0, 0]), rows)
+        x, y = job.data.batch(torch.tensor([0, len(job.models) - 1]), rows)
         values, penalty, note = way(job, template)(pair.parameters, pair.buffers, x, y)
         (values.mean() + penalty.sum()).backward()
     slopes = {f"gradient of {name}": p.grad for name, p in pair.parameters.items() if p.grad is not None}
