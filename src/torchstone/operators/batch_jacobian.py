@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -64,15 +65,20 @@ class BatchJacobian(DifferentiatedMap):
         self._transposed = False
 
     @abstractmethod
-    def _link(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Target and source of a batch; the source requires a gradient, and the target was computed from it."""
+    def _link(self, batch: Batch, forward: Callable[[Batch], Tensor]) -> tuple[Tensor, Tensor]:
+        """Target and source of a batch; the source requires a gradient, and the target was computed from it.
+
+        Args:
+            batch: The examples.
+            forward: Runs the network on them.
+        """
 
     def _sizes(self, batch: Batch) -> Tensor:
-        target, source = self._link(batch)
+        target, source = self._link(batch, self.specimen.forward)
         return torch.tensor([[target.numel(), source.numel(), source.dtype == torch.float64]])
 
     def _linearise(self, batch: Batch) -> _Linearised:
-        target, source = self._link(batch)
+        target, source = self._link(batch, self._graphs.forward)
         light = self._transposed and self._graphs.fits is False
         if light or not target.requires_grad:
             return _Linearised(target, source)
@@ -124,7 +130,7 @@ class BatchJacobian(DifferentiatedMap):
         self._graphs.drop()
 
     def _differentiated(self, batch: Batch) -> Tensor:
-        return self._link(batch)[0]
+        return self._link(batch, self.specimen.forward)[0]
 
 
 def _shaped(X: Tensor, starts: list[int], number: int, like: Tensor) -> Float[Tensor, "k ..."]:

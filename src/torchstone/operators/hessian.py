@@ -58,7 +58,7 @@ class Hessian(CurvatureMap):
 
     def _gradient_graph(self, batch: Batch) -> tuple[Tensor, ...]:
         """Gradient of the batch's summed loss, differentiable."""
-        total = self.specimen.losses(self.specimen.forward(batch), batch).sum()
+        total = self.specimen.losses(self._graphs.forward(batch), batch).sum()
         if not total.requires_grad:
             return tuple(torch.zeros_like(parameter) for parameter in self.space.parameters)
         return self.specimen.grad(total, self.space.parameters, batch, create_graph=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -62,9 +64,10 @@ class InputJacobian(BatchJacobian):
             )
         return found.detach()
 
-    def _link(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _link(self, batch: Batch, forward: Callable[[Batch], Tensor]) -> tuple[Tensor, Tensor]:
         source = self._input(batch).clone().requires_grad_(True)
-        return self._outputs(batch, source.clone()), source  # a copy, which the network may overwrite
+        copied = self.specimen.objective.with_inputs(batch, source.clone())  # which the network may overwrite
+        return forward(copied), source
 
     def _outputs(self, batch: Batch, inputs: Tensor) -> Tensor:
         return self.specimen.forward(self.specimen.objective.with_inputs(batch, inputs))

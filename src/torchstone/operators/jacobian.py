@@ -85,7 +85,7 @@ class ParameterJacobian(DifferentiatedMap):
         self._transposed = False
 
     def _linearise(self, batch: Batch) -> _Linearised:
-        outputs = self.specimen.forward(batch)
+        outputs = self._graphs.forward(batch)
         light = self._transposed and self._graphs.fits is False  # J^T u, and the graph is not kept for J v
         if light or not outputs.requires_grad:
             return _Linearised(outputs)

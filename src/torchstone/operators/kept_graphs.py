@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from torchstone.batches import Batch
+from torchstone.errors import SpecimenError
 from torchstone.operators.double_backward import twice_differentiable
-from torchstone.operators.efficient_derivatives import EfficientDerivatives
+from torchstone.operators.efficient_derivatives import DerivativesOfAnyOrder, EfficientDerivatives
 from torchstone.specimen import Specimen
 
 Graph = TypeVar("Graph")
@@ -52,6 +53,7 @@ class KeptGraphs(Generic[Graph]):
     Attributes:
         fits: Whether the graphs are kept; None before the first product.
         weight: Of the first batch's graph; None before the first product, and where it cannot be found out.
+        efficient: Whether `forward` uses `EfficientDerivatives`.
         position: Number of the batch in hand among this process's.
     """
 
@@ -70,7 +72,7 @@ class KeptGraphs(Generic[Graph]):
         self.linear = linear
         self.fits: bool | None = None
         self.weight: GraphWeight | None = None
-        self.position = 0
+        self.efficient, self.position = True, 0
         self._kept: dict[int, Graph] = {}
         self._versions = self._now()
 
@@ -139,9 +141,20 @@ class KeptGraphs(Generic[Graph]):
             self._kept[position] = graph
         return graph
 
+    def forward(self, batch: Batch) -> Tensor:
+        """The network's outputs on a batch, by formulas that are cheap to differentiate where it allows them."""
+        with EfficientDerivatives(self.linear) if self.efficient else DerivativesOfAnyOrder():
+            return self.specimen.forward(batch)
+
     def _built(self, batch: Batch) -> Graph:
-        with EfficientDerivatives(self.linear):
-            return self._build(batch)
+        if self.efficient:
+            try:
+                return self._build(batch)
+            except (RuntimeError, SpecimenError):
+                # Differentiated inside forward(), or overwritten in place where only PyTorch's own formulas allow it; the
+                # network's own fault is told by what follows.
+                self.efficient = False
+        return self._build(batch)
 
     def _weigh(self, batch: Batch) -> GraphWeight | None:
         known = {one.untyped_storage().data_ptr(): _bytes(one) for one in self.specimen.model.parameters()}
@@ -160,9 +173,9 @@ class KeptGraphs(Generic[Graph]):
             with torch.autograd.graph.saved_tensors_hooks(see, _as_it_is):
                 graph = self._built(batch)
         except RuntimeError as error:
-            if "saved tensor hooks" not in str(error):
+            if not any(words in str(error) for words in ("saved tensor hooks", "invalid python storage")):
                 raise
-            return None  # the network calls torch.func itself, which allows no such hooks
+            return None  # the network calls torch.func itself, which allows no such hooks or hides its memory
         del graph
         return GraphWeight(sum(sizes.values()), saves, sum(known.values()))
 

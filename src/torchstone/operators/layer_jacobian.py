@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -68,13 +68,13 @@ class LayerJacobian(BatchJacobian):
         self._depends = False
         super().__init__(specimen, split, rows, memory_bytes)
 
-    def _link(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _link(self, batch: Batch, forward: Callable[[Batch], Tensor]) -> tuple[Tensor, Tensor]:
         # Copied, because the first module's input may be the user's data, and is marked to need a gradient.
         batch = batches.map_tensors(lambda tensor: tensor.clone(), batch)
         seen: dict[str, Tensor] = {}
         try:
             with self._watching(seen):
-                self.specimen.forward(batch)
+                forward(batch)
         except RuntimeError as error:  # PyTorch refuses to overwrite a leaf at once
             if "leaf Variable" not in str(error):
                 raise

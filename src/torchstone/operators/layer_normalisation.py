@@ -57,6 +57,23 @@ def efficient_layer_norm(func: Any, args: Any, kwargs: Any, linear: bool) -> Ten
     return made
 
 
+def plain_layer_norm(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """Layer normalisation by elementary operations; None where the call is of another kind.
+
+    PyTorch's kernel has a second derivative, which takes the mean and the scale for constants: the third, that of a network
+    which is itself a gradient, would be wrong.
+    """
+    if func not in _CALLS:
+        return None
+    given = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
+    x, weight, bias, eps = given["input"], given.get("weight"), given.get("bias"), given.get("eps", 1e-5)
+    wide = x if x.dtype == torch.float64 else x.float()
+    centred = wide - wide.mean(ends := _ends(given["normalized_shape"]), keepdim=True)
+    unit = centred * (centred.square().mean(ends, keepdim=True) + eps).rsqrt()
+    out = unit if weight is None else unit * weight
+    return (out if bias is None else out + bias).to(x.dtype)
+
+
 class _LayerNorm(torch.autograd.Function):
     """The output."""
 

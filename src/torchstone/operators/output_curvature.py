@@ -89,7 +89,7 @@ class OutputCurvature(CurvatureMap):
         return starts[specimen.processes.rank :: specimen.processes.count]
 
     def _linearise(self, batch: Batch) -> _Linearised:
-        outputs = self.specimen.forward(batch)
+        outputs = self._graphs.forward(batch)
         cotangent = torch.zeros_like(outputs, requires_grad=True)
         if outputs.requires_grad:
             options: dict[str, Any] = {"grad_outputs": cotangent, "create_graph": True, "retain_graph": True}

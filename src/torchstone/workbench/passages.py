@@ -42,7 +42,7 @@ class PassageJacobian(BatchJacobian):
         self.source, self.target = source, target
         super().__init__(specimen, split, rows, _BYTES)
 
-    def _link(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _link(self, batch: Batch, forward: Callable[[Batch], Tensor]) -> tuple[Tensor, Tensor]:
         seen: dict[str, Tensor] = {}
 
         def took(name: str, tensor: Tensor, _: int) -> None:
@@ -51,7 +51,7 @@ class PassageJacobian(BatchJacobian):
             if name in (self.source, self.target):
                 seen[name] = tensor
 
-        outputs = _run(self.specimen, batch, took)
+        outputs = _run(self.specimen.model, forward, batch, took)
         return seen.get(self.target, outputs), seen[self.source]
 
     def _by_differences(self, X: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:  # noqa: ARG002
@@ -89,7 +89,7 @@ def passages(specimen: Specimen, row: int = 0, split: str = "train") -> list[str
         seen[name] = (tensor, tensor._version, before)
 
     with specimen.measuring(), torch.enable_grad():
-        outputs = _run(part, next(part.batches(split)), took)
+        outputs = _run(part.model, part.forward, next(part.batches(split)), took)
         kept = {name: one for name, one in seen.items() if one[0]._version == one[1] and one[0].requires_grad}
         if not kept or outputs.grad_fn is None:
             return []
@@ -138,12 +138,12 @@ class _Paths:
         return self.total > 0 and through * self.down.get(found.node, 0) == self.total
 
 
-def _run(specimen: Specimen, batch: Batch, took: Took) -> Tensor:
+def _run(model: nn.Module, forward: Callable[[Batch], Tensor], batch: Batch, took: Took) -> Tensor:
     """The outputs; `took` is told of the first continuous tensor that each module with weights takes."""
     # Copied, because the first module's input may be the user's data, and is marked to need a gradient.
     batch = batches.map_tensors(lambda tensor: tensor.clone(), batch)
-    with _telling(specimen.model, took):
-        return specimen.forward(batch)
+    with _telling(model, took):
+        return forward(batch)
 
 
 @contextlib.contextmanager
