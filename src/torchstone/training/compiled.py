@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from torchstone.errors import TorchstoneError
+from torchstone.training.order import seeded
 from torchstone.training.slopes import Slopes, SlopesOf
 from torchstone.training.ways import same
 
@@ -20,7 +21,8 @@ class CompiledSlopes:
     """`SlopesOf` whose whole batches are compiled code; shorter ones, at the end of an epoch, run as before.
 
     The operators of one call, those of its derivatives included, are recorded and compiled: Python's part, autograd and
-    vmap's bookkeeping are gone, elementwise operators are fused. What Python decides is decided once, while recording.
+    vmap's bookkeeping are gone, elementwise operators are fused. What Python decides, or a number of Python
+    that changes between epochs, is what it was while recording.
 
     Cost: 5 to 30 seconds to compile, under one where the compiler's cache knows the step. Needs a C++ compiler on the CPU,
     Triton on a GPU.
@@ -47,8 +49,9 @@ class CompiledSlopes:
         compile: Any = inductor.compile  # noqa: A001 - its own types are narrower than what it takes
         with torch.no_grad():
             self._compiled = compile(graph, self._arguments(rows, copied=True))
-        comparable = not any(_draws(node.target) for node in graph.graph.nodes)
-        if comparable and not same(self._told(self._compiled, rows), self._told(self._function, rows)):
+        # Compiled code draws random numbers in another way: then what was recorded is compared in its place.
+        random = any(_draws(node.target) for node in graph.graph.nodes)
+        if not same(self._told(graph if random else self._compiled, rows), self._told(self._function, rows)):
             raise ArithmeticError("the compiled step gives other numbers")
 
     def __call__(self, rows: Tensor) -> Slopes:
@@ -84,7 +87,8 @@ class CompiledSlopes:
     def _told(self, function: Callable[..., Sequence[Any]], rows: Tensor) -> dict[str, Tensor]:
         """What a call gives by name, and what it leaves in the buffers."""
         given = self._arguments(rows, copied=True)
-        losses, notes, *gradients = function(*given)
+        with seeded(self._slopes.job.device, 0):
+            losses, notes, *gradients = function(*given)
         slopes = {
             f"gradient of {name}": g
             for name, g in zip(self._trained, gradients, strict=True)

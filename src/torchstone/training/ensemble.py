@@ -45,7 +45,10 @@ class Ensemble:
         check_same_architecture(models)
 
         def stacked(named: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-            return {name: torch.stack([one[name].detach() for one in named]) for name in named[0]}
+            # Contiguous also where a network's own are not (channels last): fused updates count on it.
+            return {
+                name: torch.stack([one[name].detach() for one in named]).contiguous() for name in named[0]
+            }
 
         parameters = stacked([dict(model.named_parameters()) for model in models])
         buffers = stacked([dict(model.named_buffers()) for model in models])

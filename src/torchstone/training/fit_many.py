@@ -145,7 +145,8 @@ def fit_many(
         compiled: Record the operators of a step once and train on compiled code (TorchInductor), where that works; else the
             result says why not. Takes 5 to 30 s before the first step (under 1 s the next time), so it pays where the training
             itself takes minutes.
-            What Python decides in the network and the losses is decided once.
+            What Python decides in the network and the losses is decided once: a factor that a callback changes between epochs
+            must be a tensor that is changed in place.
 
     Returns:
         The networks and how the training went.

@@ -30,8 +30,8 @@ class EpochOrder:
 
 
 @contextlib.contextmanager
-def seeded_epoch(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
-    """Train mode, and the global generators (dropout knows no other) seeded for this epoch and restored after."""
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """The global generators, dropout knows no other, seeded and restored after."""
     cuda = (
         [device.index if device.index is not None else torch.cuda.current_device()]
         if device.type == "cuda"
@@ -41,6 +41,13 @@ def seeded_epoch(model: nn.Module, device: torch.device, seed: int) -> Iterator[
         torch.default_generator.manual_seed(seed)
         for index in cuda:
             torch.cuda.default_generators[index].manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def seeded_epoch(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+    """Train mode and `seeded` for this epoch, eval mode after."""
+    with seeded(device, seed):
         model.train()
         try:
             yield

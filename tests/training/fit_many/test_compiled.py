@@ -187,3 +187,46 @@ def test_what_python_decides_by_a_value_is_told(members: Any) -> None:
     run = members.together(members.networks(K), losses=losses, epochs=1, compiled=True)
     assert run.way in {"batched", "one by one"}
     assert run.reason
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_what_python_counts_is_found_out(dropout: bool, members: Any, recorded_only: list[Any]) -> None:
+    calls = 0
+
+    def losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return cross_entropy(model, x, y) * (1 + calls % 7)
+
+    models = [nn.Sequential(nn.Dropout(0.5 if dropout else 0.0), members.network(k)) for k in range(K)]
+    run = members.together(models, losses=losses, epochs=1, compiled=True)
+    assert len(recorded_only) == 1
+    assert "compiled" not in run.way
+    assert run.reason.startswith("not compiled: the compiled step gives other numbers")
+
+
+def test_a_factor_that_is_changed_in_place_counts(members: Any, recorded_only: list[Any]) -> None:
+    series = []
+    for compiled in (False, True):
+        factor = torch.ones(())
+        run = members.together(
+            members.networks(K),
+            losses=lambda model, x, y: factor * cross_entropy(model, x, y),  # noqa: B023
+            on_epoch=lambda _: factor.mul_(0.1) and None,  # noqa: B023
+            epochs=3,
+            compiled=compiled,
+        )
+        series.append(run.series["train_loss"])
+    assert len(recorded_only) == 1
+    assert torch.allclose(*series, rtol=1e-5)
+
+
+def test_an_interrupt_while_compiling_is_the_users(members: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inductor, "compile", interrupt)
+    state = torch.random.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        members.together(members.networks(K), epochs=1, compiled=True)
+    assert torch.equal(state, torch.random.get_rng_state())

@@ -167,3 +167,13 @@ def test_gradients_may_come_late(members: Any) -> None:
     run = members.together(models, epochs=2, losses=late(before + 4))
     assert run.way == "vmapped"
     assert_as_alone(members, run, models[:1], losses=late(4))
+
+
+@pytest.mark.parametrize("optimizer", [sgd, lambda parameters: torch.optim.Adam(parameters, lr=0.01)])
+@pytest.mark.parametrize("count", [1, K])
+def test_weights_may_lie_in_memory_with_channels_last(count: int, optimizer: Any, members: Any) -> None:
+    x = torch.randn(75, 2, 6, 6, generator=torch.Generator().manual_seed(3))
+    layers = lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    models = [members.drawn(layers(), k).to(memory_format=torch.channels_last) for k in range(count)]
+    run = members.together(models, x=x, epochs=2, optimizer=optimizer)
+    assert_as_alone(members, run, models, x=x, optimizer=optimizer)
