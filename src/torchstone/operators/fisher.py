@@ -13,6 +13,7 @@ from torchstone.errors import SettingError
 from torchstone.operators.cotangents import Columns, Cotangents, OfLoss
 from torchstone.operators.curvature_map import GRAPH_BYTES
 from torchstone.operators.loss_hessian import hessian_weigher, hessian_weigher_by_differences
+from torchstone.operators.model_state import ModelState
 from torchstone.operators.output_curvature import OutputCurvature, Weigher, outer_weigher
 from torchstone.operators.predictive import OfLabels, require_predictive
 from torchstone.operators.separate_examples import require_separate_examples
@@ -79,7 +80,7 @@ class Fisher(OutputCurvature):
         self.kind, self.cotangents = kind, fisher_cotangents(specimen, kind, samples, generator)
         self._memory_bytes = memory_bytes
         self._drawn: dict[int, Columns] = {}
-        self._drawn_at = self._versions()
+        self._drawn_at: ModelState | None = None
         if kind == "empirical":
             require_separate_examples(specimen, split)
 
@@ -92,8 +93,8 @@ class Fisher(OutputCurvature):
 
     def _labels(self, cotangents: Cotangents, outputs: Tensor, batch: Batch, position: int) -> Columns:
         """What was drawn for a batch: kept where it fits, as finding out from what to draw is not cheap for large outputs."""
-        if self._drawn_at != self._versions():
-            self._drawn, self._drawn_at = {}, self._versions()
+        if self._drawn_at is None or not self._drawn_at.holds():
+            self._drawn, self._drawn_at = {}, ModelState(self.specimen.model)
         if position not in self._drawn:
             made = cotangents.of(self.specimen, outputs, batch, self._firsts[position])
             size = made[0].numel() * made[0].element_size()

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchstone.batches import Batch
 from torchstone.operators.cotangents import OfLoss
 from torchstone.operators.curvature_map import GRAPH_BYTES
+from torchstone.operators.model_state import ModelState
 from torchstone.operators.output_curvature import OutputCurvature, Weigher, outer_weigher
 from torchstone.operators.parameter_space import ParameterSpace
 from torchstone.operators.separate_examples import require_separate_examples
@@ -54,7 +55,7 @@ class GradientCovariance(OutputCurvature):
         super().__init__(specimen, split, names, memory_bytes)
         require_separate_examples(specimen, split)
         self.centred = centred
-        self._mean: tuple[list[int], Tensor] | None = None
+        self._mean: tuple[ModelState, Tensor] | None = None
 
     def _weigher(self, outputs: Tensor, batch: Batch, position: int) -> Weigher | None:
         return outer_weigher(OfLoss().of(self.specimen, outputs, batch, position))
@@ -84,8 +85,10 @@ class GradientCovariance(OutputCurvature):
 
     def _gradient(self) -> Float[Tensor, " n"]:
         """The mean gradient at the present parameters."""
-        versions = self._versions()
-        if self._mean is None or self._mean[0] != versions:
+        if self._mean is None or not self._mean[0].holds():
             gradient = self.specimen.gradient(self.split)
-            self._mean = versions, self.space.flatten([gradient[name] for name in self.space.names])
+            self._mean = (
+                ModelState(self.specimen.model),
+                self.space.flatten([gradient[name] for name in self.space.names]),
+            )
         return self._mean[1]

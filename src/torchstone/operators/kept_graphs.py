@@ -15,6 +15,7 @@ from torchstone.batches import Batch
 from torchstone.errors import SpecimenError
 from torchstone.operators.double_backward import twice_differentiable
 from torchstone.operators.efficient_derivatives import DerivativesOfAnyOrder, EfficientDerivatives
+from torchstone.operators.model_state import ModelState
 from torchstone.specimen import Specimen
 
 Graph = TypeVar("Graph")
@@ -39,7 +40,7 @@ class KeptGraphs(Generic[Graph]):
     """What products with a matrix of derivatives need of each batch.
 
     The first batch's graph is weighed; if all of them fit the budget they are kept, which saves a forward and a backward
-    pass a product. They are dropped when a parameter of the model is updated in place. One batch's graph is always
+    pass a product. They are dropped when a parameter or buffer of the model has changed, in whatever way. One batch's graph is always
     built, however small the budget: smaller batches make it smaller.
 
     Args:
@@ -74,7 +75,7 @@ class KeptGraphs(Generic[Graph]):
         self.weight: GraphWeight | None = None
         self.efficient, self.position = True, 0
         self._kept: dict[int, Graph] = {}
-        self._versions = self._now()
+        self._then: ModelState | None = None
 
     def mean(self, product: Callable[[Graph, Batch], Tensor]) -> Tensor:
         """Sum of `product(graph, batch)`, a new tensor each, over the batches divided by the number of examples.
@@ -103,18 +104,16 @@ class KeptGraphs(Generic[Graph]):
 
     @contextlib.contextmanager
     def _differentiating(self) -> Iterator[None]:
-        if self._versions != self._now():
-            self._kept, self._versions = {}, self._now()
+        if self._then is not None and not self._then.holds():
+            self.drop()
+        if self._then is None and self.fits is not False:
+            self._then = ModelState(self.specimen.model)
         with (
             self.specimen.measuring(),
             twice_differentiable(self.specimen.model, self.specimen.device),
             torch.enable_grad(),
         ):
             yield
-
-    def _now(self) -> list[int]:
-        """Counters that change when a parameter is updated in place."""
-        return [parameter._version for parameter in self.specimen.model.parameters()]
 
     def _on_graphs(self, product: Callable[[Graph, Batch], Tensor]) -> Callable[[Batch], Tensor]:
         position = -1
@@ -136,6 +135,8 @@ class KeptGraphs(Generic[Graph]):
             self.weight = self._weigh(batch)
             heavy = self.weight is None or (self.weight.bytes + self.extra_bytes) * mine > self.memory_bytes
             self.fits = not heavy
+            if heavy:
+                self._then = None
         graph = self._built(batch)
         if self.fits:
             self._kept[position] = graph
@@ -181,7 +182,7 @@ class KeptGraphs(Generic[Graph]):
 
     def drop(self) -> None:
         """Forget the graphs."""
-        self._kept = {}
+        self._kept, self._then = {}, None
 
 
 def _bytes(tensor: Tensor) -> int:

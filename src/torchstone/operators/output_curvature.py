@@ -76,10 +76,6 @@ class OutputCurvature(CurvatureMap):
         """The same without differentiating the loss twice."""
         return self._weigher(outputs, batch, position)
 
-    def _versions(self) -> list[int]:
-        """Counters that change when a parameter of the model is updated in place."""
-        return [parameter._version for parameter in self.specimen.model.parameters()]
-
     @cached_property
     def _firsts(self) -> list[int]:
         """Number of the first example of each of this process's batches."""

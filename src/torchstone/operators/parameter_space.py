@@ -133,11 +133,6 @@ class ParameterSpace:
         return self.flatten([parameter.detach() for parameter in self.parameters], self.dtype)
 
     @property
-    def versions(self) -> tuple[int, ...]:
-        """Counters that change when a parameter is updated in place."""
-        return tuple(parameter._version for parameter in self.parameters)
-
-    @property
     def bytes(self) -> int:
         """Memory of the parameters."""
         return math.fsum(p.numel() * p.element_size() for p in self.parameters).__trunc__()
