@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -250,7 +251,7 @@ def _extended(
     series: dict[str, tuple[float, ...]], epoch: Epoch, on_epoch: OnEpoch | None
 ) -> dict[str, tuple[float, ...]]:
     """The series with one epoch more."""
-    more = dict(on_epoch(epoch) or {}) if on_epoch is not None else {}
+    more = told_by(on_epoch(epoch)) if on_epoch is not None else {}
     expected = set(series) - {"train_loss"}
     if "train_loss" in more or (epoch.index > 1 and set(more) != expected):
         raise SettingError(
@@ -258,8 +259,30 @@ def _extended(
             f"{sorted(more)} after epoch {epoch.index}",
             "Return NaN where there is nothing to measure.",
         )
-    values = {"train_loss": epoch.train_loss, **{name: float(value) for name, value in more.items()}}
+    values = {"train_loss": epoch.train_loss}
+    for name, value in more.items():
+        try:
+            values[name] = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise SettingError(
+                "on_epoch must return numbers by name", f"{name}: {error}", "Return {'error': 0.1}."
+            ) from error
     return {name: (*series.get(name, ()), value) for name, value in values.items()}
+
+
+def told_by(callback: Any) -> dict[str, Any]:
+    """What a callback returned, by name.
+
+    Raises:
+        SettingError: Something else than names and values, or nothing.
+    """
+    if callback is None:
+        return {}
+    if not isinstance(callback, Mapping):
+        raise SettingError(
+            "on_epoch must return values by name, or None", f"{callback!r:.80}", "Return {'error': 0.1}."
+        )
+    return dict(callback)
 
 
 def updates(epochs: int | None, steps: int | None, count: int, batch_size: int) -> int:

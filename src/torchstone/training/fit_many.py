@@ -15,7 +15,7 @@ from torchstone.training.as_one import train_as_one
 from torchstone.training.chunks import Chunk, chunks
 from torchstone.training.ensemble import Ensemble, check_same_architecture
 from torchstone.training.evaluation import PerExample, check_generator
-from torchstone.training.fit import updates
+from torchstone.training.fit import told_by, updates
 from torchstone.training.job import Job
 from torchstone.training.member_data import MemberData
 from torchstone.training.member_steps import member_values
@@ -217,8 +217,9 @@ def _check(
     optimizer: OptimizerFactory,
 ) -> None:
     """Raise a SettingError where the settings do not fit together."""
-    whole = hasattr(batch_size, "__index__") and batch_size >= 1
-    if not isinstance(generators, Sequence) or len(generators) != members or not whole or memory_budget < 1:
+    whole = hasattr(batch_size, "__index__") and not isinstance(batch_size, bool) and batch_size >= 1
+    roomy = isinstance(memory_budget, int | float) and memory_budget >= 1
+    if not isinstance(generators, Sequence) or len(generators) != members or not whole or not roomy:
         raise SettingError(
             f"fit_many needs one generator for each of {members} models, a batch_size and a memory_budget of at least 1",
             f"{len(generators) if isinstance(generators, Sequence) else 'no'} generators, batch_size={batch_size}, memory_budget={memory_budget}",
@@ -240,16 +241,18 @@ def _telling(on_epoch: OnMembersEpoch | None) -> Any:
         return None
 
     def tell(index: int, steps: int, members: Tensor, loss: Tensor, ensemble: Ensemble) -> dict[str, Tensor]:
-        told = dict(on_epoch(MembersEpoch(index, steps, members, loss, ensemble)) or {})
-        wrong = [name for name, value in told.items() if tuple(value.shape) != (len(members),)]
+        told = told_by(on_epoch(MembersEpoch(index, steps, members, loss, ensemble)))
+        wrong = [name for name, value in told.items() if getattr(value, "shape", None) != (len(members),)]
         if wrong or "train_loss" in told:
             name = wrong[0] if wrong else "train_loss"
             raise SettingError(
                 f"on_epoch must return one number for each of {len(members)} members, and no train_loss",
-                f"{name} of shape {tuple(told[name].shape)}",
+                f"{name} of shape {tuple(told[name].shape)}"
+                if isinstance(told[name], Tensor)
+                else f"{name}: {told[name]!r:.80}",
                 "Average over the examples, for example with .mean(1).",
             )
-        return {name: value.detach().double().cpu() for name, value in told.items()}
+        return {name: torch.as_tensor(value).detach().double().cpu() for name, value in told.items()}
 
     return tell
 

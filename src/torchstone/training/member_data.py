@@ -55,7 +55,8 @@ class MemberData:
         count = sizes.pop()
         for name, tree in (("inputs", inputs), ("targets", targets)):
             leaves = tree_leaves(tree) if tree is not None else []
-            wrong = [tuple(leaf.shape) for leaf in leaves if leaf.shape[:2] != (members, count)]
+            shapes = [tuple(leaf.shape) if isinstance(leaf, Tensor) else () for leaf in leaves]
+            wrong = [shape for shape in shapes if shape[:2] != (members, count)]
             if wrong:
                 raise SettingError(
                     f"{name} must have shape ({members}, {count}, ...): one set for each member",
@@ -96,9 +97,12 @@ def _taken(leaf: Tensor, rows: Tensor) -> Tensor:
 def _rows(rows: Sequence[Tensor] | Tensor | None, members: int, count: int) -> tuple[Tensor, ...]:
     if rows is None:
         return (torch.arange(count),) * members
-    if len(rows) != members:
+    sets = isinstance(rows, Sequence | Tensor) and not isinstance(rows, str)
+    if not sets or len(rows) != members:
         raise SettingError(
-            f"rows needs the training rows of each of {members} members", f"{len(rows)} sets", "Pass K sets."
+            f"rows needs the training rows of each of {members} members",
+            f"{len(rows)} sets" if sets else f"{rows!r:.80}",
+            "Pass K sets.",
         )
     kept = tuple(torch.as_tensor(some).cpu() for some in rows)
     for k, some in enumerate(kept):

@@ -132,11 +132,16 @@ def member_values(name: str, values: Sequence[float] | Tensor | None, count: int
     """
     if values is None:
         return None
-    given = torch.as_tensor(values, dtype=torch.float64)
+    try:
+        given = torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError):
+        given = torch.empty(0)
     if given.shape != (count,) or not bool((given.isfinite() & (given >= 0)).all()):
         raise SettingError(
             f"{name} needs one number at least 0 for each of {count} members",
-            f"shape {tuple(given.shape)}: {given.flatten()[:3].tolist()}",
+            f"shape {tuple(given.shape)}: {given.flatten()[:3].tolist()}"
+            if given.numel()
+            else f"{values!r:.80}",
             "Pass a list of as many numbers as models.",
         )
     return given

@@ -61,6 +61,12 @@ class Presentation:
             assert isinstance(self._network, _CalledOnce)
             self._network.forget()
         penalty = self._penalty(self._model) if self._penalty is not None else None
+        if isinstance(penalty, Tensor) and penalty.numel() != 1:
+            raise ObjectiveError(
+                "penalty(model) must return one number",
+                f"shape {tuple(penalty.shape)}",
+                "Take its .sum() or .mean().",
+            )
         return values, penalty, note
 
 

@@ -25,7 +25,20 @@ Changed = Callable[[Any], dict[str, Any]]
         (lambda _: {"batch_size": 2.5}, "batch_size"),
         (lambda _: {"memory_budget": 0}, "memory_budget"),
         (lambda _: {"epochs": None}, "epochs or steps"),
+        (lambda _: {"batch_size": True}, "batch_size"),
+        (lambda _: {"memory_budget": "1G"}, "memory_budget"),
+        (lambda _: {"memory_budget": float("nan")}, "memory_budget"),
         (lambda _: {"rows": [torch.arange(3)]}, "rows needs"),
+        (lambda _: {"rows": 3}, "rows needs.*got 3"),
+        (lambda _: {"rows": "ab"}, "rows needs"),
+        (lambda _: {"targets": [1, 2]}, "targets must have shape"),
+        (lambda _: {"lr_factors": "ab"}, "lr_factors.*got 'ab'"),
+        (lambda _: {"lr_factors": [[1.0], [2.0, 3.0]]}, "lr_factors"),
+        (lambda _: {"on_epoch": lambda _: 5}, "values by name, or None; got 5"),
+        (
+            lambda _: {"on_epoch": lambda _: {"error": 0.5}},
+            "one number for each of 2 members.*got error: 0.5",
+        ),
         (lambda _: {"rows": [torch.arange(3), torch.tensor([75])]}, "0..74"),
         (lambda _: {"rows": [torch.arange(3), torch.ones(75, dtype=torch.bool)]}, "member 1"),
         (lambda _: {"rows": [torch.arange(3), torch.arange(0)]}, "member 1"),
@@ -68,3 +81,24 @@ def test_a_loss_that_is_already_averaged_is_refused(members: Any) -> None:
     mean = lambda model, x, y: nn.functional.cross_entropy(model(x), y)
     with pytest.raises(ObjectiveError, match="one number per example"):
         members.together(members.networks(2), losses=mean, epochs=1)
+
+
+def test_a_penalty_that_is_not_one_number_is_refused(members: Any) -> None:
+    several = lambda model: next(model.parameters())
+    for train in (
+        lambda: members.together(members.networks(2), penalty=several, epochs=1),
+        lambda: members.alone(members.network(0), 0, penalty=several, epochs=1),
+    ):
+        with pytest.raises(
+            ObjectiveError, match=r"penalty\(model\) must return one number; got shape \(16, 6\)"
+        ):
+            train()
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [(5, "values by name, or None; got 5"), ({"error": torch.ones(3)}, "numbers by name; got error")],
+)
+def test_what_a_callback_of_one_training_returns_wrongly(told: Any, message: str, members: Any) -> None:
+    with pytest.raises(SettingError, match=message):
+        members.alone(members.network(0), 0, epochs=1, on_epoch=lambda _: told)
