@@ -128,6 +128,13 @@ def test_bits_of_parts_of_memory(dtype: torch.dtype, count: int, start: int) -> 
     assert batches.same_bits(memory[::2], memory.clone()[::2])
 
 
+def test_bits_of_views_that_conjugate_or_negate() -> None:
+    z = torch.tensor([1 + 2j, 3 - 1j])
+    assert batches.same_bits(z.conj(), z.conj().resolve_conj())
+    assert not batches.same_bits(z.conj(), z)
+    assert batches.same_bits(z.conj().imag, -z.imag)
+
+
 def test_row_digests_see_the_order_of_examples() -> None:
     x = rows(5)
     order = torch.tensor([3, 1, 4, 0, 2])

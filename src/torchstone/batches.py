@@ -152,7 +152,8 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
         return False
     if first.numel() == 0:
         return True
-    flat = [tensor.detach().contiguous().reshape(-1) for tensor in (first, second)]
+    own = (tensor.detach().resolve_conj().resolve_neg() for tensor in (first, second))
+    flat = [tensor.contiguous().reshape(-1) for tensor in own]
     # In the widest pieces that fit: byte by byte takes eight times as long.
     places = (flat[0].nbytes, *(one.storage_offset() * one.element_size() for one in flat))
     wide = next(size for size in _INTEGERS if all(place % size == 0 for place in places))

@@ -232,6 +232,8 @@ def test_block_lanczos_keeps_its_identity_through_growth_turns_and_restarts(
     [
         ({"k": 0}, "k must be between 1 and 4; got 0"),
         ({"k": 5}, "k must be between 1 and 4; got 5"),
+        ({"k": 1.5}, "k must be between 1 and 4; got 1.5"),
+        ({"k": "2"}, "k must be between 1 and 4; got 2"),
         ({"block": 0}, "block must be between 1 and 4"),
         ({"block": 5}, "block must be between 1 and 4"),
         ({"which": "biggest"}, "which must be largest, smallest or magnitude; got 'biggest'"),

@@ -236,6 +236,7 @@ def test_huge_and_tiny_maps_give_the_same(seeded, rectangular):
     [
         ({"k": 0}, "k must be between 1 and 3; got 0"),
         ({"k": 4}, "k must be between 1 and 3; got 4"),
+        ({"k": 1.5}, "k must be between 1 and 3; got 1.5"),
         ({"which": "middle"}, "which must be largest or smallest; got 'middle'"),
         ({"tolerance": 1.0}, "tolerance must lie between 0 and 1"),
         ({"capacity": 2}, "capacity must be at least 3"),

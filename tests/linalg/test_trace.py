@@ -143,6 +143,15 @@ def test_exact_trace(seeded, n):
     assert sum(widths) == n
 
 
+def test_hutch_plus_plus_with_more_products_than_rows_is_exact(seeded):
+    for n in (1, 2, 5):  # square matrices of signs are often singular
+        A = torch.randn(n, n, generator=seeded(n), dtype=torch.float64)
+        for seed in range(10):
+            estimate = hutch_plus_plus(A, products=max(3, n), generator=seeded(seed))
+            assert estimate.value == pytest.approx(float(A.trace()), rel=1e-12)
+            assert (estimate.standard_error, estimate.products) == (0, n)
+
+
 def test_hutch_plus_plus_is_exact_for_low_rank(seeded):
     factor = torch.randn(40, 4, generator=seeded(0), dtype=torch.float64)
     A = factor @ factor.T
@@ -150,7 +159,7 @@ def test_hutch_plus_plus_is_exact_for_low_rank(seeded):
     assert estimate.value == pytest.approx(float(A.trace()), rel=1e-12)
     assert estimate.standard_error < 1e-12 * float(A.trace())
     assert estimate.products == 6 + 4 + 6, "the range has rank 4"
-    zero = hutch_plus_plus(torch.zeros(5, 5), products=6, generator=seeded(0))
+    zero = hutch_plus_plus(torch.zeros(9, 9), products=6, generator=seeded(0))
     assert (zero.value, zero.standard_error) == (0, 0)
 
 

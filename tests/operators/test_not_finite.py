@@ -51,7 +51,11 @@ def broken(where: str) -> Specimen:
 ASKED: dict[str, tuple[Callable[[Specimen], Any], str]] = {
     **{
         kind.__name__: (lambda specimen, kind=kind: kind(specimen).to_dense(), "Products of")
-        for kind in (Hessian, GaussNewton, Fisher, ParameterJacobian, InputJacobian, NTKMap)
+        for kind in (Hessian, ParameterJacobian, InputJacobian, NTKMap)
+    },
+    **{
+        kind.__name__: (lambda specimen, kind=kind: kind(specimen).to_dense(), "The losses must be finite")
+        for kind in (GaussNewton, Fisher)
     },
     "covariance": (
         lambda specimen: GradientCovariance(specimen).to_dense(),
@@ -102,3 +106,10 @@ def test_scores_masked_by_minus_infinity_are_fine() -> None:
     y = torch.tensor([0, 1, 1, 0])
     found, expected = (gradient_norms(Specimen(one, Classification(), (x, y))) for one in (model, plain))
     torch.testing.assert_close(found.squared, expected.squared)
+
+
+def test_a_loss_of_nan_whose_curvature_is_finite_is_named() -> None:
+    x, y = torch.ones(3, 2), torch.tensor([[1.0], [math.nan], [0.0]])
+    specimen = Specimen(nn.Linear(2, 1), Regression(), (x, y))
+    with pytest.raises(NumericalError, match="The losses must be finite; got 1 NaN or infinite of 3"):
+        GaussNewton(specimen).matvec(torch.ones(3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -287,6 +288,6 @@ def _pairs(found: Found, chosen: list[int], which: Which, n: int) -> Eigenpairs:
 
 
 def _require_range(name: str, value: int, low: int, high: int | None) -> None:
-    if value < low or (high is not None and value > high):
+    if not isinstance(value, Integral) or value < low or (high is not None and value > high):
         wanted = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise SettingError(f"{name} must be {wanted}", f"{value}", "Change it.")
+        raise SettingError(f"{name} must be {wanted}", f"{value}", "Pass such a whole number.")

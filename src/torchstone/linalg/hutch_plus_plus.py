@@ -14,7 +14,7 @@ from torchstone.linalg.linear_map import LinearMap, require_square
 from torchstone.linalg.orthonormalise import column_norms, orthonormalise
 from torchstone.linalg.probes import Distribution, draw_probes
 from torchstone.linalg.resumable import resumable
-from torchstone.linalg.trace import TraceEstimate, quadratic_forms
+from torchstone.linalg.trace import TraceEstimate, quadratic_forms, sum_of_diagonal
 
 
 def hutch_plus_plus(
@@ -32,7 +32,7 @@ def hutch_plus_plus(
     O(tr(A) / m), against Hutchinson's O(tr(A) / sqrt(m)); where nothing stands out of the spectrum it is the error of
     Hutchinson with a third of the probes. The standard error holds given Q and so also without.
 
-    Cost: at most m products in three blocks; memory 4 m/3 vectors.
+    Cost: at most m products in three blocks, n where that is no more (then exact); memory 4 m/3 vectors.
 
     Args:
         A: A square map, or what `as_linear_map` takes.
@@ -60,6 +60,9 @@ def hutch_plus_plus(
         raise SettingError("products must be at least 3", f"{products}", "30 or more are worth it.")
     settings = {"products": products, "distribution": distribution}
     with FinishedWork.of(checkpoint, "hutch_plus_plus", A, generator, **settings) as finished:
+        if products >= A.shape[0]:
+            block = 64 if checkpoint is None else 10
+            return TraceEstimate.exactly(sum_of_diagonal(A, block, finished), A.shape[0])
         return _estimate(A, products, distribution, generator, finished)
 
 
@@ -70,7 +73,7 @@ def _estimate(
     generator: torch.Generator,
     finished: FinishedWork,
 ) -> TraceEstimate:
-    sketched = min(products // 3, A.shape[0])
+    sketched = products // 3
     sketch = resumable(A, finished).matmat(draw_probes(A, sketched, generator, distribution)).detach()
     floor = 10 * torch.finfo(A.dtype).eps * float(column_norms(sketch).max())
     Q = orthonormalise(sketch, sketch[:, :0], floor).fresh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -281,6 +282,6 @@ def singular_values(A: LinearMap | Any, *, block: int = 64) -> Float[Tensor, " k
 
 
 def _require(name: str, value: int, low: int, high: int | None) -> None:
-    if value < low or (high is not None and value > high):
+    if not isinstance(value, Integral) or value < low or (high is not None and value > high):
         wanted = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise SettingError(f"{name} must be {wanted}", f"{value}", "Change it.")
+        raise SettingError(f"{name} must be {wanted}", f"{value}", "Pass such a whole number.")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchstone.batches import Batch
+from torchstone.operators.finite import require_losses
 from torchstone.operators.finite_differences import difference_step
 from torchstone.operators.output_curvature import Weigher
 from torchstone.specimen import Specimen
@@ -49,4 +50,6 @@ def _loss_gradient(specimen: Specimen, leaf: Tensor, batch: Batch, differentiabl
         losses = specimen.losses(leaf, batch)
         if not losses.requires_grad:
             return torch.zeros_like(leaf, requires_grad=False)
-        return torch.autograd.grad(losses.sum(), leaf, create_graph=differentiable)[0]
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf, create_graph=differentiable)
+        require_losses(losses, gradient)
+        return gradient
