@@ -138,6 +138,12 @@ def test_mistakes_get_words(tmp_path: Path) -> None:
     )
     with pytest.raises(FormatError, match="without 'values'"):
         sweep(fail_on_odd, [{"number": 2}], journal=journal, backend="sequential")
+    with pytest.raises(SettingError, match=r"number of workers.*got 1\.5"):
+        sweep(fail_on_odd, [{"number": 2}], workers=1.5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SettingError, match="must be a function"):
+        sweep("square", [{"number": 2}])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SettingError, match=r"finite numbers.*got 3"):
+        sweep(fail_on_odd, [3])  # pyright: ignore[reportArgumentType]
     with pytest.raises(SettingError, match="number of workers"):
         sweep(fail_on_odd, [{"number": 2}], workers=0)
     with pytest.raises(OutputError, match="must lie in a folder"):

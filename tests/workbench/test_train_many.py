@@ -196,3 +196,18 @@ def test_a_recipe_that_is_not_deterministic_is_named() -> None:
 
     with pytest.raises(SpecimenError, match="the same weights from the same seed"):
         train_many(specimen(build=restless), SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("wrong_settings", "message"),
+    [
+        ({"seeds": 3}, "seed of each network.*got 3"),
+        ({"seeds": [1.5]}, "seed of each network"),
+        ({"seeds": ["a"]}, "seed of each network"),
+        ({"labels": torch.zeros(2, 5)}, r"labels must have shape \(2, 60, ...\).*got shape \(2, 5\)"),
+        ({"labels": [[0]]}, "labels must have shape.*got list"),
+    ],
+)
+def test_seeds_and_labels_that_do_not_fit_are_told(wrong_settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        train_many(specimen(), **{"seeds": [0, 1], **wrong_settings})

@@ -88,8 +88,12 @@ def sweep(
         raise SettingError("The settings of a sweep must differ", f"{twice} twice", "Add a seed to each.")
     if backend not in BACKENDS:
         raise SettingError(f"backend must be one of {', '.join(BACKENDS)}", repr(backend), "Use loky.")
-    if workers == 0:
-        raise SettingError("workers must be a number of workers, or -1 for all cores", "0", "Pass 2.")
+    if not callable(work):
+        raise SettingError("work must be a function of a setting's values", repr(work), "Pass a function.")
+    if workers == 0 or not hasattr(workers, "__index__"):
+        raise SettingError(
+            "workers must be a number of workers, or -1 for all cores", repr(workers), "Pass 2."
+        )
     kept = _Journal(Path(journal), work) if journal is not None else None
     found = dict(kept.pieces) if kept is not None else {}
     if retry_failures:
@@ -177,12 +181,14 @@ def _piece(work: Callable[..., Any], setting: dict[str, Plain]) -> Piece:
 
 def _key(setting: Mapping[str, Plain]) -> str:
     """The setting as text, which is its identity."""
-    plain = all(isinstance(value, str | int | float | bool | None) for value in setting.values())
-    finite = all(not isinstance(value, float) or math.isfinite(value) for value in setting.values())
-    if not plain or not finite:
+    named = isinstance(setting, Mapping)
+    values = setting.values() if named else ()
+    plain = all(isinstance(value, str | int | float | bool | None) for value in values)
+    finite = all(not isinstance(value, float) or math.isfinite(value) for value in values)
+    if not named or not plain or not finite:
         raise SettingError(
             "The settings of a sweep must be finite numbers, text, truth values or None, by name",
-            str(dict(setting)),
+            str(dict(setting)) if named else repr(setting),
             "Pass names or sizes, and build networks and data inside the function.",
         )
     return json.dumps(dict(setting), sort_keys=True)

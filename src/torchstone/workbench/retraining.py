@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -285,8 +285,7 @@ def train_many(
         SettingError: No seeds, or rows, labels or factors that do not pair up with them.
     """
     recipe = _complete(specimen)
-    if len(seeds) == 0:
-        raise SettingError("train_many needs a seed for each network, at least one", "none", "Pass range(8).")
+    seeds = _checked(seeds, labels, specimen.size("train"))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     models = [untrained(specimen, generator, build) for generator in generators]
     _check_repeatable(models[0], untrained(specimen, torch.Generator().manual_seed(seeds[0]), build))
@@ -319,6 +318,24 @@ def train_many(
     specimen.passes.forward += presented
     specimen.passes.backward += presented
     return Siblings(specimen, objective, run.ensemble, run)
+
+
+def _checked(seeds: Any, labels: Any, count: int) -> list[int]:
+    """Seeds as whole numbers, where there are some and labels of the training data for each."""
+    listed = isinstance(seeds, Collection)
+    if not listed or len(seeds) == 0 or not all(hasattr(seed, "__index__") for seed in seeds):
+        raise SettingError(
+            "train_many needs a whole number as seed of each network, at least one",
+            "none" if listed and len(seeds) == 0 else f"{seeds!r:.80}",
+            "Pass range(8).",
+        )
+    if labels is not None and tuple(getattr(labels, "shape", ())[:2]) != (len(seeds), count):
+        raise SettingError(
+            f"labels must have shape ({len(seeds)}, {count}, ...): one set for each network",
+            f"shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__,
+            "Stack what each network is to learn.",
+        )
+    return [int(seed) for seed in seeds]
 
 
 def _with_siblings(specimen: Specimen, objective: Objective, on_epoch: OnSiblingsEpoch | None) -> Any:
