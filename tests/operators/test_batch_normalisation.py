@@ -43,7 +43,7 @@ CASES = [
     ((2, 3, 2, 2), True, False),
     ((2, 3, 2, 2), False, True),
     ((2, 2, 2, 2, 2), False, False),
-    ((1, 4, 1, 1), True, True),
+    ((2, 4, 1, 1), True, True),
 ]
 
 

@@ -169,3 +169,29 @@ def test_differentiating_inside_is_noticed() -> None:
     for call in calls:
         with EfficientDerivatives(linear=True), pytest.raises(RuntimeError, match="differentiates itself"):
             call()
+
+
+class Photograph(nn.Module):
+    """Normalisations and an activation of images in channels_last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.norm, self.read = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in self.double().parameters():
+                parameter.copy_(0.6 * torch.randn(parameter.shape, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = functional.silu(self.norm(self.into(x.contiguous(memory_format=torch.channels_last))))
+        h = functional.layer_norm(h, h.shape[1:]).softmax(1)
+        return self.read(h).tanh().mean((2, 3))
+
+
+@pytest.mark.parametrize("examples", [1, 2, 3])  # in batches of two, so that one is of a single example
+def test_columns_at_once_of_images_in_channels_last(examples: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(examples, *shape, generator=generator).double() for shape in ((2, 4, 4), (2,)))
+    specimen = Specimen(Photograph(), Regression(), (x, y), batch_size=2).prepared()
+    for operator, dense in ((Hessian, dense_hessian), (GaussNewton, dense_gauss_newton)):
+        torch.testing.assert_close(operator(specimen).to_dense(), dense(specimen), rtol=1e-9, atol=1e-11)
