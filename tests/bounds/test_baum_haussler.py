@@ -74,3 +74,6 @@ def test_mistakes() -> None:
         threshold_network_log_growth([], 9)
     with pytest.raises(SettingError, match="delta"):
         threshold_sample_size(10, 2, 0.1, 0.0)
+    with pytest.raises(SettingError, match=r"error must be at most 1; got 1\.5"):
+        threshold_sample_size(10, 2, 1.5)
+    assert threshold_sample_size(10, 2, 1.0) > 0

@@ -102,9 +102,11 @@ def threshold_sample_size(weights: int, units: int, error: float, delta: float =
     _check_network(weights, units)
     check_delta(delta)
     check_at_least("error", error, strictly=True)
+    if error > 1:
+        raise SettingError("error must be at most 1", str(error), "Pass a share of examples, such as 0.1.")
     enough = lambda m: baum_haussler_failure(weights, units, error, m) <= delta
     # Beyond 16 W / error the bound decreases.
-    low = math.ceil(16 * weights / min(error, 1.0))
+    low = math.ceil(16 * weights / error)
     high = 2 * low
     while not enough(high):
         low, high = high, 2 * high

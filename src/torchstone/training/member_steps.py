@@ -64,6 +64,9 @@ class MemberSteps:
                 "Leave it out of the optimizer; AdamW's default is 0.01.",
             )
 
+        if weight_decay is not None:
+            require_decay(optimizer)
+
     def step(self) -> None:
         """One update of every member from the gradients of the stacked parameters."""
         if self._factors is None and self._decay is None:
@@ -103,6 +106,7 @@ def for_one_member(
     def make(parameters: Any) -> Optimizer:
         optimizer = made_optimizer(factory, parameters)
         if weight_decay is not None:
+            require_decay(optimizer)
             for group in optimizer.param_groups:
                 group["weight_decay"] = weight_decay
         if lr_factor != 1:  # during the step alone: a schedule may set rates without regard to the first
@@ -122,6 +126,20 @@ def for_one_member(
         return optimizer
 
     return make
+
+
+def require_decay(optimizer: Optimizer) -> None:
+    """Refuse optimisers without weight decay, of which the sign of a gradient alone may count.
+
+    Raises:
+        SettingError: Such a one.
+    """
+    if "weight_decay" not in optimizer.defaults:
+        raise SettingError(
+            "weight_decay for each member needs an optimizer that has weight decay",
+            type(optimizer).__name__,
+            "Use SGD or AdamW, or put the squared norm in a penalty.",
+        )
 
 
 def member_values(name: str, values: Sequence[float] | Tensor | None, count: int) -> Tensor | None:

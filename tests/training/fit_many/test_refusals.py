@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchstone.errors import ObjectiveError, SettingError
 
@@ -102,3 +102,20 @@ def test_a_penalty_that_is_not_one_number_is_refused(members: Any) -> None:
 def test_what_a_callback_of_one_training_returns_wrongly(told: Any, message: str, members: Any) -> None:
     with pytest.raises(SettingError, match=message):
         members.alone(members.network(0), 0, epochs=1, on_epoch=lambda _: told)
+
+
+@pytest.mark.parametrize("way", ["together", "one by one"])
+def test_weight_decay_where_the_optimizer_has_none(way: str, members: Any) -> None:
+    """Rprop goes by the signs of gradients alone."""
+    models = members.networks(2)
+    if way == "one by one":
+        models = [nn.Sequential(nn.GRU(6, 3), Last()) for _ in range(2)]
+    with pytest.raises(SettingError, match="an optimizer that has weight decay; got Rprop"):
+        members.together(models, optimizer=torch.optim.Rprop, epochs=1, weight_decay=[0.1, 0.2])
+
+
+class Last(nn.Module):
+    """What a recurrent layer gives first."""
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        return pair[0]
