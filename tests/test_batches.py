@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
 from dataclasses import dataclass
 from typing import Any
@@ -133,6 +134,18 @@ def test_bits_of_views_that_conjugate_or_negate() -> None:
     assert batches.same_bits(z.conj(), z.conj().resolve_conj())
     assert not batches.same_bits(z.conj(), z)
     assert batches.same_bits(z.conj().imag, -z.imag)
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_bits_of_sparse_tensors(layout: torch.layout) -> None:
+    dense = torch.tensor([[0.0, 1.0, 0.0], [2.0, 0.0, 3.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch calls compressed layouts a beta
+        one, other, moved = (t.to_sparse(layout=layout) for t in (dense, dense.clone(), dense.flip(1)))
+        assert batches.same_bits(one, other)
+        assert not batches.same_bits(one, moved)
+        assert not batches.same_bits(one, 2 * other)
+    assert not batches.same_bits(one, dense)
 
 
 def test_row_digests_see_the_order_of_examples() -> None:

@@ -148,8 +148,11 @@ def same(first: Batch, second: Batch) -> bool:
 
 def same_bits(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors have the same shape, type and bits."""
-    if first.shape != second.shape or first.dtype != second.dtype:
+    if first.shape != second.shape or first.dtype != second.dtype or first.layout != second.layout:
         return False
+    if first.layout in _SPARSE:
+        parts = [[read(tensor.detach()) for read in _SPARSE[first.layout]] for tensor in (first, second)]
+        return all(same_bits(a, b) for a, b in zip(*parts, strict=True))
     if first.numel() == 0:
         return True
     own = (tensor.detach().resolve_conj().resolve_neg() for tensor in (first, second))
@@ -160,6 +163,11 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
     return torch.equal(flat[0].view(_INTEGERS[wide]), flat[1].view(_INTEGERS[wide]))
 
 
+_SPARSE: dict[torch.layout, tuple[Callable[[Tensor], Tensor], ...]] = {
+    torch.sparse_coo: (Tensor._indices, Tensor._values),
+    torch.sparse_csr: (Tensor.crow_indices, Tensor.col_indices, Tensor.values),
+    torch.sparse_csc: (Tensor.ccol_indices, Tensor.row_indices, Tensor.values),
+}
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 

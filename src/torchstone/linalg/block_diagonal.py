@@ -18,7 +18,7 @@ class BlockDiagonalMap(LinearMap):
 
     Symmetric where every block is. `rows` and `columns` give the slice of each block, by its name or position.
 
-    Cost of a product: one product of each block.
+    Cost of a product: one product of each block, with their accuracy.
 
     Args:
         blocks: Maps, or what `as_linear_map` takes, in order; a mapping names them. One dtype and device.

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchstone.errors import SettingError
 from torchstone.linalg.as_linear_map import as_linear_map
 from torchstone.linalg.linear_map import LinearMap, require_square
 from torchstone.linalg.probes import draw_probes
+from torchstone.linalg.sampling import require_at_least
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ def hutchinson_diagonal(
     A = as_linear_map(A)
     require_square(A, "hutchinson_diagonal")
     for name, value in (("probes", probes), ("block", block)):
-        if value < 1:
-            raise SettingError(f"{name} must be at least 1", f"{value}", "Raise it.")
+        require_at_least(name, value, 1)
     mean = torch.zeros(A.shape[0], dtype=torch.float64, device=A.device)
     squares = torch.zeros_like(mean)
     for done in range(0, probes, block):

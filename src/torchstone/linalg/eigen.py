@@ -26,6 +26,7 @@ from torchstone.linalg.eigen_search import (
     identify,
 )
 from torchstone.linalg.linear_map import LinearMap, require_symmetric
+from torchstone.linalg.sampling import require_generator
 
 Which = Literal["largest", "smallest", "magnitude"]
 
@@ -170,7 +171,7 @@ def extreme_eigenpairs(
 ) -> ExtremeEigenpairs:
     """Both ends of the spectrum of a symmetric map from one Krylov space, which approximates both at once.
 
-    Cost and memory: as of `top_eigenpairs` with k = largest + smallest, in products about those of the slower end.
+    Accuracy, cost and memory: as of `top_eigenpairs` with k = largest + smallest, in products about those of the slower end.
 
     Args:
         A: A symmetric map, or what `as_linear_map` takes.
@@ -224,6 +225,7 @@ def _search(
     checkpoint: str | os.PathLike[str] | None,
     progress: Progress | None,
 ) -> Found:
+    require_generator(generator)
     if start is not None:
         A._check_input(start, (A.shape[0], start.shape[1] if start.ndim == 2 else -1))
         _require_range("columns of start", start.shape[1], 1, settings.capacity - settings.block)

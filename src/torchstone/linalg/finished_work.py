@@ -19,6 +19,7 @@ from torch import Tensor
 from torchstone.errors import FormatError, SettingError
 from torchstone.linalg.checkpoint import KEY, Pace, Settings, bytes_of, cannot_write, digest, require_same_run
 from torchstone.linalg.linear_map import LinearMap
+from torchstone.linalg.sampling import require_generator
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _LONGEST = 2**20  # bytes of a line; in another kind of file the first end of a line may be far away
@@ -79,6 +80,8 @@ class FinishedWork:
         **settings: str | int | float,
     ) -> Self:
         """That of a routine on a map, with the generator as it stands before the first draw."""
+        if generator is not None:
+            require_generator(generator)
         seed = {} if generator is None else {"seed": digest(generator.get_state())}
         return cls(path, {"routine": routine, "n": A.shape[0], "dtype": str(A.dtype), **seed, **settings})
 

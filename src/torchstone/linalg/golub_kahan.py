@@ -14,6 +14,7 @@ from torchstone.linalg.as_linear_map import as_linear_map
 from torchstone.linalg.linear_map import LinearMap
 from torchstone.linalg.orthonormalise import column_norms, orthonormalise
 from torchstone.linalg.probes import draw_probes
+from torchstone.linalg.sampling import require_at_least
 
 _ROUNDING = 10.0  # directions shorter than this many eps |A| are rounding error
 
@@ -204,6 +205,8 @@ def golub_kahan(A: LinearMap | Any, steps: int, *, generator: torch.Generator) -
 
     Stops early at a breakdown: when the next direction is no longer than 10 eps |A|.
 
+    Accuracy: the identities and the orthonormality hold to rounding.
+
     Cost: `steps` products with A and as many with its transpose, 8 (m + n) steps^2 flops; memory steps (m + n).
 
     Args:
@@ -222,8 +225,7 @@ def golub_kahan(A: LinearMap | Any, steps: int, *, generator: torch.Generator) -
     Source: Golub & Kahan 1965, SIAM J. Numer. Anal. 2(2).
     """
     A = as_linear_map(A)
-    if steps < 1:
-        raise SettingError("steps must be at least 1", f"{steps}", "Ask for more.")
+    require_at_least("steps", steps, 1)
     process = GolubKahan(A, draw_probes(A, 1, generator), steps + 1, generator)
     while process.size < steps and not process.exhausted:
         process.expand()

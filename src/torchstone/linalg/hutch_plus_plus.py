@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from torchstone.errors import SettingError
 from torchstone.linalg.as_linear_map import as_linear_map
 from torchstone.linalg.finished_work import FinishedWork
 from torchstone.linalg.linear_map import LinearMap, require_square
 from torchstone.linalg.orthonormalise import column_norms, orthonormalise
 from torchstone.linalg.probes import Distribution, draw_probes
 from torchstone.linalg.resumable import resumable
+from torchstone.linalg.sampling import require_at_least
 from torchstone.linalg.trace import TraceEstimate, quadratic_forms, sum_of_diagonal
 
 
@@ -56,8 +56,7 @@ def hutch_plus_plus(
     """
     A = as_linear_map(A)
     require_square(A, "hutch_plus_plus")
-    if products < 3:
-        raise SettingError("products must be at least 3", f"{products}", "30 or more are worth it.")
+    require_at_least("products", products, 3)
     settings = {"products": products, "distribution": distribution}
     with FinishedWork.of(checkpoint, "hutch_plus_plus", A, generator, **settings) as finished:
         if products >= A.shape[0]:

@@ -14,6 +14,7 @@ from torchstone.linalg.as_linear_map import as_linear_map
 from torchstone.linalg.block_lanczos import BlockLanczos
 from torchstone.linalg.linear_map import LinearMap, require_symmetric
 from torchstone.linalg.probes import draw_probes
+from torchstone.linalg.sampling import require_at_least
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,7 @@ def lanczos(
     """
     A = as_linear_map(A)
     require_symmetric(A, "lanczos")
-    if steps < 1:
-        raise SettingError("steps must be at least 1", f"{steps}", "Ask for more; 30 to 100 are usual.")
+    require_at_least("steps", steps, 1)
     process = BlockLanczos(A, _start(A, generator, start)[:, None], capacity=steps + 1)
     while process.size < steps and not process.exhausted:
         process.expand(1)

@@ -15,7 +15,7 @@ def hanson_wright_reach(t: float, *, frobenius_norm: float, norm: float, probes:
 
         P( (1/m) sum_j x_j^T A x_j > tr A + 2 sqrt(tr(A^2) t / m) + 2 ||A|| t / m ) <= e^-t.
 
-    Cost: none, a formula; the bound holds for every such A and is seldom reached.
+    Cost: none, a formula. Accuracy: a bound that holds for every such A and is seldom reached.
 
     Args:
         t: At least 0.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchstone.errors import SettingError
 from torchstone.linalg.linear_map import LinearMap
+from torchstone.linalg.sampling import require_generator
 
 Distribution = Literal["rademacher", "gaussian"]
 
@@ -21,6 +22,8 @@ def draw_probes(
 
     They are drawn on the generator's device and moved, so a CPU generator gives the same numbers for every device.
 
+    Accuracy: independent as far as PyTorch's generators are.
+
     Cost: count n random numbers, and memory for as many; no product.
 
     Args:
@@ -30,9 +33,10 @@ def draw_probes(
         distribution: "rademacher" (+1 or -1) or "gaussian".
 
     Raises:
-        SettingError: Another distribution.
+        SettingError: Another distribution, or no generator.
     """
     require_distribution(distribution)
+    require_generator(generator)
     rows = torch.empty(count, A.shape[1], dtype=A.dtype, device=generator.device)
     if distribution == "gaussian":
         rows.normal_(generator=generator)

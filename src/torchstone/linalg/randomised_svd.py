@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -86,9 +87,9 @@ def randomised_svd(
     limits = {"rank": (rank, 1, min(m, n)), "oversampling": (oversampling, 0, None)}
     limits |= {"power_iterations": (power_iterations, 0, None), "probes": (probes, 1, None)}
     for name, (value, low, high) in limits.items():
-        if value < low or (high is not None and value > high):
+        if not isinstance(value, Integral) or value < low or (high is not None and value > high):
             wanted = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise SettingError(f"{name} must be {wanted}", f"{value}", "Change it.")
+            raise SettingError(f"{name} must be {wanted}", f"{value}", "Pass such a whole number.")
     width = min(rank + oversampling, m, n)
     transpose = A.T
     Q = torch.linalg.qr(A.matmat(draw_probes(A, width, generator)).detach()).Q

@@ -42,7 +42,7 @@ def restricted(A: LinearMap | Any, rows: Positions, columns: Positions | None = 
 
     A[rows, columns] = R A C^T. Without `columns` it is the principal block R A R^T, symmetric where A is.
 
-    Cost of a product: one product of A and O(n); memory one vector of A a column.
+    Cost of a product: one product of A, with its accuracy, and O(n); memory one vector of A a column.
 
     Args:
         A: A map, or what `as_linear_map` takes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,10 +74,26 @@ def draw_until(
 
 
 def require_at_least(name: str, value: int, least: int) -> None:
-    """Refuse a count that is too small.
+    """Refuse a count that is too small, or none.
 
     Raises:
         SettingError: Naming it.
     """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise SettingError(f"{name} must be a whole number, at least {least}", repr(value), "Pass an int.")
     if value < least:
         raise SettingError(f"{name} must be at least {least}", f"{value}", "Raise it.")
+
+
+def require_generator(generator: torch.Generator) -> None:
+    """Refuse randomness that is not explicit.
+
+    Raises:
+        SettingError: Something other than a generator.
+    """
+    if not isinstance(generator, torch.Generator):
+        raise SettingError(
+            "generator must be a torch.Generator",
+            repr(generator)[:60],
+            "Pass torch.Generator().manual_seed(0).",
+        )

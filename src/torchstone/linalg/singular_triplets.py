@@ -263,6 +263,8 @@ def _gram(A: LinearMap, unit: float) -> LinearMap:
 def singular_values(A: LinearMap | Any, *, block: int = 64) -> Float[Tensor, " k"]:
     """All min(m, n) singular values, descending, in float64, from the dense matrix.
 
+    Accuracy: rounding, of the products and of LAPACK's decomposition in float64.
+
     Cost: min(m, n) products, `block` at a time, and O(m n min(m, n)) flops; memory 2 m n numbers.
 
     Args:

@@ -26,7 +26,7 @@ from torchstone.linalg.lanczos_columns import Tridiagonal, lanczos_columns
 from torchstone.linalg.linear_map import LinearMap, require_symmetric
 from torchstone.linalg.probes import draw_probes
 from torchstone.linalg.resumable import resumable
-from torchstone.linalg.sampling import require_at_least
+from torchstone.linalg.sampling import require_at_least, require_generator
 from torchstone.linalg.spectral_density import SpectralCurve
 from torchstone.linalg.trace import TraceEstimate
 
@@ -245,6 +245,7 @@ def lanczos_quadrature(
     """
     A = as_linear_map(A)
     require_symmetric(A, "lanczos_quadrature")
+    require_generator(generator)
     require_at_least("probes", probes, 1)
     require_at_least("steps", steps, 2)
     if block is not None:

@@ -27,7 +27,7 @@ class LayerJacobian(BatchJacobian):
     to B, its spectrum how evenly. Of a module that is called several times, A's first call and B's last are meant; of
     several inputs, the first floating one.
 
-    Cost and memory: as for `InputJacobian`, and a forward pass more.
+    Accuracy, cost and memory: as for `InputJacobian`, and a forward pass more.
 
     Args:
         specimen: What is examined.

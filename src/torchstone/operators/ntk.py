@@ -135,6 +135,8 @@ def ntk_plan(
 ) -> KernelPlan:
     """What `ntk` with the same arguments would take: blocks, passes and memory.
 
+    Accuracy: these are the numbers that `ntk` goes by.
+
     Cost: a forward pass and C + 2 backward passes over two examples.
 
     Raises:
