@@ -97,6 +97,9 @@ def hutchinson_trace(
     max(tolerance |estimate|, absolute); stopping on an estimated error makes the interval cover a little less than it
     says, which `min_probes` limits.
 
+    With as many probes as rows it stays an estimate; `exact_trace` costs no more then, and is what `trace` and `xtrace`
+    turn to.
+
     Cost: one product a probe, `block` at a time; memory 2 block vectors.
 
     Args:
