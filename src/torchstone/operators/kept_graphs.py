@@ -40,8 +40,8 @@ class KeptGraphs(Generic[Graph]):
     """What products with a matrix of derivatives need of each batch.
 
     The first batch's graph is weighed; if all of them fit the budget they are kept, which saves a forward and a backward
-    pass a product. They are dropped when a parameter or buffer of the model has changed, in whatever way. One batch's graph is always
-    built, however small the budget: smaller batches make it smaller.
+    pass a product. They are dropped when a parameter or buffer of the model has changed, in whatever way. One batch's
+    graph is always built, however small the budget: smaller batches make it smaller.
 
     Args:
         specimen: The specimen.
